@@ -1,0 +1,115 @@
+"""The questions a method asks, and the words it asks them with.
+
+A method is a generator: it *yields* a question and is sent the answer. It touches no model, clock, file or thread
+itself, so the same text serves a lockstep driver, an event-driven one and an asynchronous gateway. A method writes
+
+    drafts = yield from extend(task.start(16))
+    rewards = yield from score(drafts)
+
+and the driver decides when, in which batch, with whose other questions, and at what price that happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from italic.core.drafts import Drafts
+from italic.core.errors import ProgramError
+from italic.core.keys import Key
+from italic.core.sampling import FINISH, Until
+
+D = TypeVar("D", bound=Drafts)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Extend:
+    """Make the unfinished rows longer. Answer: drafts with the same rows; finished rows come back as they were."""
+
+    drafts: Drafts
+    until: Until = FINISH
+
+    def __post_init__(self) -> None:
+        going = ~self.drafts.done
+        seeds = self.drafts.seeds[going]
+        if len(np.unique(seeds)) < len(seeds):
+            raise ProgramError(
+                "two unfinished rows of one extension have the same seed, so they would draw the same noise",
+                hint='Give forked rows new seeds: extend(drafts, key=task.key.at("round", i)).',
+            )
+        self.until.most(len(self.drafts))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Reward the rows. Answer: float64 [n], larger is better, NaN where the score is missing (it failed)."""
+
+    drafts: Drafts
+
+
+@dataclass(frozen=True)
+class Together:
+    """Run several sub-methods at once. Answer: their results, in order.
+
+    An error in one closes the others and is thrown into the method that asked. A budget stop is thrown into each child
+    that asks for what is used up; each may return what it has. Only if one does not is it thrown on.
+    """
+
+    children: tuple[Generator[Any, Any, Any], ...]
+
+
+@dataclass(frozen=True)
+class Note:
+    """Tell whoever listens (trace, stream) what happened. Answer: None, at once. Values are plain numbers and text."""
+
+    event: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+Question: TypeAlias = Extend | Score | Together | Note
+Asking: TypeAlias = Generator[Question, Any, T]
+"""A generator that asks questions and returns a T: the type of a method's `run` and of everything it calls."""
+
+
+def extend(drafts: D, until: Until = FINISH, *, key: Key | None = None) -> Asking[D]:
+    """Make the unfinished rows longer, until they end or `until` says so.
+
+    With `key`, rows get the key's seeds first: needed for forked rows and for another try from the same prefix.
+    Without it, the same drafts extended again give the same text.
+    """
+    if key is not None:
+        drafts = drafts.reseed(key.seeds(len(drafts)))
+    answer: D = yield Extend(drafts, until)
+    return answer
+
+
+def score(drafts: Drafts) -> Asking[NDArray[np.float64]]:
+    """The rewards of the rows: float64 [n], larger is better, NaN where a score is missing. See `best`."""
+    answer: NDArray[np.float64] = yield Score(drafts)
+    return answer
+
+
+def together(*children: Asking[T]) -> Asking[list[T]]:
+    """Run the sub-methods at once and return their results in order."""
+    answer: list[T] = yield Together(children)
+    return answer
+
+
+def note(event: str, **values: Any) -> Asking[None]:
+    """Tell whoever listens what happened: numbers and text only."""
+    yield Note(event, values)
+
+
+def best(rewards: NDArray[np.float64]) -> int:
+    """The row with the largest reward, the first of equals; missing scores never win.
+
+    Raises ValueError if every score is missing (a driver never hands out such an answer).
+    """
+    if not len(rewards) or np.all(np.isnan(rewards)):
+        raise ValueError("no reward to choose by")
+    return int(np.nanargmax(rewards))

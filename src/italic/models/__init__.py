@@ -1,0 +1,1 @@
+"""Models: one module a back-end. The registry finds a back-end by its module's name."""

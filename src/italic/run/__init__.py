@@ -1,0 +1,1 @@
+"""Running methods: drivers, the account, budgets, the score cache, the record of a run."""

@@ -1,0 +1,1 @@
+"""Conformance suites for methods, models and rewards: run them on your own."""
