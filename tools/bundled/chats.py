@@ -13,6 +13,9 @@ from bundled.texts import TrueCaser, coarse, complete, paragraphs, split_sentenc
 LONG = (380, 760)
 """Smallest and largest number of characters of a long text, about 100 to 200 tokens."""
 
+WINDOW = 850
+"""Largest number of characters of a chat cut from a dialogue."""
+
 STORY_ASK = ("Tell me a story.", "Write a short story.", "Can you tell me a story, please?", "I would like to hear a story.")
 STORY_ABOUT = ("Tell me a story about {}.", "Write a story about {}.", "Can you tell me a story about {}?")
 STORY_WORDS = ("Write a story with the words {}.", "Tell me a story that uses the words {}.")
@@ -119,15 +122,19 @@ class Corpus:
         cut = int(0.93 * len(blocks))
         return blocks[cut:] if self.held else blocks[int(0.03 * len(blocks)) : cut - 3]
 
-    def dialogue_chats(self, rng: random.Random) -> list[Chat]:
-        """Whole dialogues, each one chat of many turns."""
+    def dialogue_chats(self, _: random.Random) -> list[Chat]:
+        """Dialogues, cut into chats of several turns."""
         out = []
         for turns in self.dialogues:
             messages = [("user" if who == "U" else "assistant", text.strip()) for who, text in turns]
-            start = rng.choice((0, 0, 2)) if len(messages) > 10 else 0
-            if messages[-1][0] == "user":
-                messages.pop()
-            out.append(Chat(tuple(messages[start : start + 20]), "dialogue"))
+            window: list[tuple[str, str]] = []
+            for user, reply in zip(messages[::2], messages[1::2]):
+                if window and sum(len(text) + 8 for _, text in [*window, user, reply]) > WINDOW:
+                    out.append(Chat(tuple(window), "dialogue"))
+                    window = []
+                window += [user, reply]
+            if window:
+                out.append(Chat(tuple(window), "dialogue"))
         return out
 
     def story_chats(self, rng: random.Random) -> list[Chat]:
@@ -137,7 +144,7 @@ class Corpus:
             sentences = split_sentences(text)
             if len(sentences) < 4 or not complete(text):
                 continue
-            if len(text) > 1000 or rng.random() < 0.15:
+            if len(text) > 880 or rng.random() < 0.15:
                 cut, size = len(sentences), 0
                 while cut > 2 and size < rng.uniform(*LONG):
                     cut -= 1
@@ -178,7 +185,8 @@ class Corpus:
                     sentences = split_sentences(blocks[index])
                     index += 1
                     if not lead and not picked:
-                        lead, sentences = sentences[:2], sentences[2:]
+                        count = 2 if len(" ".join(sentences[:2])) < 200 else 1
+                        lead, sentences = sentences[:count], sentences[count:]
                     kept = []
                     for sentence in sentences:
                         if size >= goal:

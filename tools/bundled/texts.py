@@ -17,7 +17,7 @@ _COARSE = re.compile(
 )
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
 _COMMON_ENDINGS = ("ly", "ed", "ing", "ness", "tion", "able", "ible", "ous", "ive", "ful", "less", "ism", "ish", "ment")
-_DETERMINERS = frozenset("a an the this that of his her their its my our your very more most so too no any some".split())
+_DETERMINERS = frozenset("a an the this his her their its my our your very more most too any some".split())
 _ALWAYS_UPPER = {"i": "I", "tv": "TV", "usa": "USA", "fbi": "FBI", "cia": "CIA", "ii": "II", "iii": "III", "dvd": "DVD"}
 
 
@@ -90,8 +90,15 @@ class TrueCaser:
         for word, count in seen.items():
             known = upper[word] + lower[word]
             if not known and word.isalpha() and len(word) > 2 and not word.endswith(_COMMON_ENDINGS):
-                if count > 1 and after[word] < 0.08 * count:
+                if count > 1 and after[word] < 0.15 * count:
                     self.names.add(word)
+        follows: Counter[str] = Counter()
+        for text in lowered:
+            words = text.split()
+            follows.update(word for before, word in zip(words, words[1:]) if before in self.names)
+        for word, count in seen.items():
+            if word.isalpha() and len(word) > 2 and lower[word] < 2 and follows[word] > 0.4 * count:
+                self.names.add(word)
 
     def _word(self, match: re.Match[str]) -> str:
         word = match.group()

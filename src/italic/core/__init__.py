@@ -1,1 +1,1 @@
-"""What a draft, a question, a method, a model and a reward are. Depends on NumPy alone; everything else depends on this."""
+"""What a draft, a question, a method, a model and a reward are. Needs NumPy alone; all else needs this."""

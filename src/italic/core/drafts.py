@@ -126,7 +126,7 @@ class TextDrafts:
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        return self.reason != UNFINISHED
+        return np.asarray(self.reason != UNFINISHED)
 
     @property
     def room(self) -> NDArray[np.int64]:

@@ -48,9 +48,9 @@ class Usage:
 class Certificate:
     """How close the result is to its ideal law. A field is None where the method cannot say.
 
-    tv: estimated total variation to the tilted law, with tv_interval. kl: KL divergence to the model, nats; kl_bound: an
-    upper bound on it. acceptance: accepted share of the proposals. clip_rate: share of proposals whose acceptance
-    probability was cut at 1. exhaustion_rate: share of draws that hit their cap. ess: effective sample size.
+    tv: estimated total variation to the tilted law, with tv_interval. kl: KL divergence to the model, nats;
+    kl_bound: an upper bound on it. acceptance: accepted share of the proposals. clip_rate: share of proposals whose
+    acceptance probability was cut at 1. exhaustion_rate: share of draws that hit their cap. ess: effective sample size.
     proposals, accepted: counts behind the rates.
     """
 
@@ -75,10 +75,10 @@ class Certificate:
 class Outcome:
     """The result of a method for one prompt.
 
-    drafts: the n responses considered. rewards: float64 [n], NaN where missing. chosen: the row that is the answer; None
-    only if a budget ended the run before any response was finished. log_weights: float64 [n], unnormalised, where the
-    rows are a weighted sample of the target. complete: False if a budget ended the run before the method was through.
-    usage: set by the driver.
+    drafts: the n responses considered. rewards: float64 [n], NaN where missing. chosen: the row that is the answer;
+    None only if a budget ended the run before any response was finished. log_weights: float64 [n], unnormalised, where
+    the rows are a weighted sample of the target. complete: False if a budget ended the run before the method was
+    through. usage: set by the driver.
     """
 
     drafts: Drafts

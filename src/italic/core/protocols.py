@@ -91,9 +91,10 @@ class Grown:
 class Model(Protocol):
     """A model that can be sampled.
 
-    `start` makes one empty draft a seed and spends nothing. `extend` answers all `jobs` in order. A row's text may depend
-    only on its prompt, its tokens so far, its sampling, its seed and `until`: not on the batch (`italic.testing` checks).
-    Errors: ModelError for a back-end's failure, InputError for a prompt that cannot be rendered.
+    `start` makes one empty draft a seed and spends nothing. `extend` answers all `jobs` in order. A row's text may
+    depend only on its prompt, its tokens so far, its sampling, its seed and `until`: not on the batch
+    (`italic.testing` checks). Errors: ModelError for a back-end's failure, InputError for a prompt that
+    cannot be rendered.
     """
 
     name: str
@@ -113,8 +114,8 @@ class Session(Protocol):
     def step(self, allowance: int | None) -> list[tuple[int, Grown]]:
         """Do a little work and return the jobs that are through.
 
-        allowance: how many more tokens may be generated from now on, None for no bound. The step generates no more; jobs
-        that it cannot carry on under the allowance come back `stopped`.
+        allowance: how many more tokens may be generated from now on, None for no bound. The step generates no more;
+        jobs that it cannot carry on under the allowance come back `stopped`.
         """
 
     @property
@@ -155,8 +156,8 @@ class Reward(Protocol):
     """A score of drafts, larger is better.
 
     partial: whether scores of unfinished drafts mean something. deterministic: whether the same text always gets the
-    same score; if so a run scores it once. `score` answers every batch; each draft's score may depend on its own prompt and
-    text alone. A score that failed is *missing*; NaN is an error. Errors: RewardError.
+    same score; if so a run scores it once. `score` answers every batch; each draft's score may depend on its own prompt
+    and text alone. A score that failed is *missing*; NaN is an error. Errors: RewardError.
     """
 
     name: str
@@ -170,11 +171,12 @@ class Reward(Protocol):
 def check(method: Method, model: Model, reward: Reward) -> None:
     """Refuse a combination that cannot work, naming both sides. Raises MismatchError."""
     offers = model.offers | ({"partial"} if reward.partial else frozenset())
-    for who, needs in ((f"the method {type(method).__name__}", method.needs), (f"the reward {reward.name}", reward.needs)):
+    sides = ((f"the method {type(method).__name__}", method.needs), (f"the reward {reward.name}", reward.needs))
+    for who, needs in sides:
         missing = sorted(needs - offers)
         if missing:
             why = "; ".join(f"{ability} ({ABILITIES.get(ability, 'unknown')})" for ability in missing)
             raise MismatchError(
                 f"{who} needs {why}: not offered by the model {model.name} with the reward {reward.name}",
-                hint=f"Offered: {', '.join(sorted(offers)) or 'nothing'}. `italic methods` and `italic models` list both.",
+                hint=f"Offered: {', '.join(sorted(offers)) or 'nothing'}. See `italic methods` and `italic models`.",
             )

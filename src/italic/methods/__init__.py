@@ -1,1 +1,4 @@
-"""Methods: one module an algorithm, parameters on top, pseudo-code below. The registry finds a method by its module's name."""
+"""Methods: one module an algorithm, parameters on top, pseudo-code below.
+
+The registry finds a method by its module's name.
+"""

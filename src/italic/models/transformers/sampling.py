@@ -1,0 +1,87 @@
+"""Drawing tokens from logits: by inverse CDF from one uniform number a row.
+
+A row's number is a function of its seed and of the index of its token, so what is drawn does not depend on the batch. The
+cumulative distribution is never written out: weights are summed in blocks of 64, the block is found in the cumulative
+sum of the block sums, then the token in the cumulative sum of that block alone, both in double precision. That is
+one pass over the vocabulary where `torch.multinomial` takes many.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from italic.core.sampling import Sampling
+
+BLOCK = 64
+BELOW_ONE = 1.0 - 2.0**-53
+
+
+class Drawn(NamedTuple):
+    """One token a row. ids: int64 [A]; logps: float64 [A], NaN where the logits were no logits."""
+
+    ids: Tensor
+    logps: Tensor
+
+
+def warp(logits: Tensor, sampling: Sampling) -> Tensor:
+    """The scores of the law that is drawn from, float32 [A, V], -inf where a token is excluded.
+
+    Temperature, top-k, top-p and min-p in this order and with the treatment of ties of Transformers' logits warpers.
+    The temperature is positive.
+    """
+    scores = logits.float()
+    if sampling.temperature != 1.0:
+        scores = scores / sampling.temperature
+    if sampling.top_k > 0:
+        least = torch.topk(scores, min(sampling.top_k, scores.shape[-1])).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    if sampling.top_p < 1.0:
+        ordered, order = torch.sort(scores, descending=False)
+        out = ordered.softmax(-1).cumsum(-1) <= 1 - sampling.top_p
+        out[:, -1:] = False
+        scores = scores.masked_fill(out.scatter(1, order, out), -torch.inf)
+    if sampling.min_p > 0.0:
+        p = scores.softmax(-1)
+        scores = scores.masked_fill(p < sampling.min_p * p.amax(-1, keepdim=True), -torch.inf)
+    return scores
+
+
+def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Drawn:
+    """A token a row by the law of `sampling`.
+
+    logits: [A, V] in any float type. uniforms: float64 [A] in (0, 1). At temperature 0 the largest logit wins, the first
+    of equals, with log-probability 0: the law that it was drawn from is certain.
+    """
+    if sampling.temperature == 0:
+        top, ids = logits.float().max(-1)
+        return Drawn(ids, (top - top).double())
+    scores = warp(logits, sampling)
+    rows, size = scores.shape
+    scores = scores - scores.amax(-1, keepdim=True)
+    weights = scores.exp()
+    if size % BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, -size % BLOCK))
+    blocks = weights.view(rows, -1, BLOCK)
+    upto = blocks.sum(-1).double().cumsum(-1)
+    total = upto[:, -1:]
+    target = torch.minimum(uniforms[:, None] * total, total * BELOW_ONE)
+    block = torch.searchsorted(upto, target, right=True).clamp_(max=upto.shape[1] - 1)
+    before = torch.where(block > 0, upto.gather(1, (block - 1).clamp_(min=0)), 0.0)
+    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).view(rows, BLOCK).double().cumsum(-1)
+    rest = torch.minimum(target - before, inside[:, -1:] * BELOW_ONE)
+    ids = (block * BLOCK + torch.searchsorted(inside, rest, right=True)).clamp_(max=size - 1)
+    logps = scores.gather(1, ids).double() - total.log()
+    return Drawn(ids[:, 0], logps[:, 0])
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """The entropy of the model's own law at temperature 1 over its whole vocabulary, in nats: float64 [A]."""
+    scores = logits.float()
+    scores = scores - scores.amax(-1, keepdim=True)
+    weights = scores.exp()
+    total = weights.sum(-1)
+    scores = scores.masked_fill(weights == 0, 0.0)
+    return (total.log() - (weights * scores).sum(-1) / total).double()

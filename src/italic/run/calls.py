@@ -1,0 +1,87 @@
+"""Calling plug-ins: the one place where a model's or a reward's own exceptions become Italic's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+from numpy.typing import NDArray
+
+from italic.core.errors import ItalicError, ModelError, ProgramError, RewardError
+from italic.core.outcome import Usage
+from italic.core.protocols import Grown, Model, Reward, Spent
+from italic.core.questions import Extend
+from italic.run.desk import Desk
+from italic.run.ledger import Ledger
+
+
+@contextmanager
+def policy_call(name: str, ledger: Ledger) -> Iterator[None]:
+    """Time a call of the model, and translate what it raises into ModelError."""
+    began = ledger.clock()
+    try:
+        yield
+    except ItalicError:
+        raise
+    except Exception as failure:
+        raise ModelError(
+            f"the model {name} failed: {type(failure).__name__}: {failure}",
+            hint="If memory ran out, load the model with fewer rows (--rows) or shorter texts (--max-tokens).",
+        ) from failure
+    finally:
+        ledger.add(Usage(policy_seconds=ledger.clock() - began))
+
+
+def worst_case(job: Extend) -> int:
+    """The most tokens that an extension can generate."""
+    room: NDArray[np.int64] = np.minimum(job.drafts.room, job.until.most(len(job.drafts)))
+    return int(room.sum())
+
+
+def extend_whole(model: Model, jobs: Sequence[tuple[int, Extend]], allowance: int | None) -> list[tuple[int, Grown]]:
+    """Ask a model for the whole extensions that fit into the allowance come what may; the others come back stopped.
+
+    A model that cannot be stepped cannot be stopped either, so each job's worst case is reserved before it starts.
+    """
+    fit: list[tuple[int, Extend]] = []
+    stopped: list[tuple[int, Grown]] = []
+    for ticket, job in jobs:
+        need = worst_case(job)
+        if allowance is None or need <= allowance:
+            allowance = None if allowance is None else allowance - need
+            fit.append((ticket, job))
+        else:
+            stopped.append((ticket, Grown(job.drafts, Spent(), stopped=True)))
+    answers = model.extend([job for _, job in fit]) if fit else []
+    if len(answers) != len(fit):
+        raise ProgramError(f"the model {model.name} answered {len(answers)} of {len(fit)} extensions")
+    for (_, job), grown in zip(fit, answers, strict=True):
+        if len(grown.drafts) != len(job.drafts):
+            raise ProgramError(f"the model {model.name} returned {len(grown.drafts)} of {len(job.drafts)} rows")
+    return [(ticket, grown) for (ticket, _), grown in zip(fit, answers, strict=True)] + stopped
+
+
+def score_waiting(desk: Desk, reward: Reward) -> None:
+    """Have every waiting draft scored, in one call of the reward."""
+    sheets = desk.take_scores()
+    asked = [(ticket, sheet) for ticket, sheet in sheets if len(sheet.first)]
+    ledger = desk.ledger
+    began = ledger.clock()
+    try:
+        answers = reward.score([sheet.fresh for _, sheet in asked]) if asked else []
+    except ItalicError:
+        raise
+    except Exception as failure:
+        raise RewardError(f"the reward {reward.name} failed: {type(failure).__name__}: {failure}") from failure
+    finally:
+        ledger.add(Usage(reward_seconds=ledger.clock() - began))
+    if len(answers) != len(asked):
+        raise ProgramError(f"the reward {reward.name} answered {len(answers)} of {len(asked)} batches")
+    by_ticket = {ticket: scored for (ticket, _), scored in zip(asked, answers, strict=True)}
+    for ticket, _ in sheets:
+        desk.scored(ticket, by_ticket.get(ticket))
+
+
+Progress = Callable[[Ledger, int], None]
+"""Told from time to time: the account so far, and how many prompts are under way."""

@@ -1,0 +1,267 @@
+"""The desk: what both drivers share.
+
+It holds the prompts under way, their open questions in the order they were asked, the account and the budget. A driver
+takes questions off the desk, has them answered, and puts the answers back; each answer leads to new questions or to a
+result. A question that the budget cannot pay is answered by throwing OutOfBudget into the method that asked it. A
+method that has no use for that is answered for: the desk has the finished drafts scored as far as the budget goes, and
+returns the best of them with `complete=False`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from italic.core.drafts import Drafts
+from italic.core.errors import OutOfBudget, ProgramError
+from italic.core.outcome import Outcome, Usage
+from italic.core.prompt import Prompt
+from italic.core.protocols import Grown, Method, Reward, Scored, Task
+from italic.core.questions import Asking, Extend, Note, best, score
+from italic.run.ledger import Ledger
+from italic.run.routine import Leaf, Node, Routine
+from italic.run.scores import Sheet, complete, prepare
+
+Listener: TypeAlias = Callable[[Prompt, Note], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One prompt's outcome; `order` is the prompt's place in the input."""
+
+    order: int
+    prompt: Prompt
+    outcome: Outcome
+
+
+@dataclass(eq=False)
+class Case:
+    """One prompt under way."""
+
+    order: int
+    task: Task
+    routine: Routine
+    known: dict[Hashable, float] | None
+    usage: Usage = field(default_factory=Usage)
+    best: tuple[Drafts, float] | None = None
+    unscored: dict[Node, list[Drafts]] = field(default_factory=dict)
+    partial: Drafts | None = None
+    ending: bool = False
+
+
+class Desk:
+    """Prompts under way and their questions. `results` fills up as prompts get through."""
+
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        method: Method,
+        reward: Reward,
+        ledger: Ledger,
+        listen: Listener | None = None,
+    ) -> None:
+        self.ledger = ledger
+        self.results: list[Result] = []
+        self._tasks = tasks
+        self._method = method
+        self._reward = reward
+        self._listen = listen
+        self._admitted = 0
+        self._tickets = 0
+        self._cases: dict[int, Case] = {}
+        self._asked: dict[int, tuple[Case, Node, Extend | Sheet]] = {}
+        self._extends: list[int] = []
+        self._scores: list[int] = []
+
+    @property
+    def open(self) -> int:
+        """How many prompts are under way."""
+        return len(self._cases)
+
+    @property
+    def scores_asked(self) -> bool:
+        """Whether any Score question waits."""
+        return bool(self._scores)
+
+    @property
+    def scores_waiting(self) -> int:
+        """How many drafts wait for a score."""
+        sheets = (self._asked[ticket][2] for ticket in self._scores)
+        return sum(len(sheet.first) for sheet in sheets if isinstance(sheet, Sheet))
+
+    def admit(self) -> bool:
+        """Start the next prompt; False if there is none, or the budget is used up already."""
+        if self._admitted == len(self._tasks) or self.ledger.tokens_left()[0] == 0:
+            return False
+        order = self._admitted
+        self._admitted += 1
+        task = self._tasks[order]
+        prompt, listen = task.prompt, self._listen
+        hear = None if listen is None else lambda note: listen(prompt, note)
+        routine = Routine(self._method.run(task), hear)
+        case = Case(order, task, routine, {} if self._reward.deterministic else None)
+        self._cases[order] = case
+        self._pursue(case, lambda: routine.begin())
+        return True
+
+    def take_extends(self) -> list[tuple[int, Extend]]:
+        """Hand over the extensions that were asked for since the last call, with their tickets."""
+        taken, self._extends = self._extends, []
+        return [(ticket, job) for ticket in taken if isinstance(job := self._asked[ticket][2], Extend)]
+
+    def grown(self, ticket: int, grown: Grown) -> None:
+        """Answer an extension and book what it cost."""
+        case, node, _ = self._asked.pop(ticket)
+        spent = Usage(tokens_generated=grown.spent.tokens, positions=grown.spent.positions)
+        self.ledger.add(spent)
+        case.usage += spent
+        done = grown.drafts.done
+        if np.any(done):
+            case.unscored.setdefault(node, []).append(grown.drafts[np.flatnonzero(done)])
+        if grown.stopped:
+            self._refuse(case, node, grown.drafts)
+        else:
+            self._pursue(case, lambda: case.routine.answer(node, grown.drafts))
+
+    def refuse(self, ticket: int) -> None:
+        """Tell the method that an extension cannot be paid."""
+        case, node, job = self._asked.pop(ticket)
+        self._refuse(case, node, job.drafts)
+
+    def _refuse(self, case: Case, node: Node, drafts: Drafts) -> None:
+        case.partial = drafts
+        stop = OutOfBudget(self.ledger.tokens_left()[1], drafts)
+        self._pursue(case, lambda: case.routine.throw(node, stop))
+
+    def take_scores(self) -> list[tuple[int, Sheet]]:
+        """Hand over the drafts to be scored, with their tickets: as many questions as the budget pays for.
+
+        The others are answered here, by throwing OutOfBudget.
+        """
+        taken, self._scores = self._scores, []
+        left, resource = self.ledger.scores_left()
+        affordable: list[tuple[int, Sheet]] = []
+        for ticket in taken:
+            case, node, sheet = self._asked[ticket]
+            if not isinstance(sheet, Sheet):
+                continue
+            if left is None or len(sheet.first) <= left:
+                left = None if left is None else left - len(sheet.first)
+                affordable.append((ticket, sheet))
+            else:
+                del self._asked[ticket]
+                stop = OutOfBudget(resource, sheet.drafts)
+                self._pursue(case, _thrower(case, node, stop))
+        return affordable
+
+    def scored(self, ticket: int, scored: Scored | None) -> None:
+        """Answer a Score question and book what it cost. scored: None if all scores were known already."""
+        case, node, sheet = self._asked.pop(ticket)
+        if not isinstance(sheet, Sheet):
+            raise ProgramError("an extension was answered with scores")
+        calls = len(sheet.first)
+        spent = Usage(
+            reward_calls=calls,
+            reward_cached=len(sheet.drafts) - calls,
+            reward_tokens=0 if scored is None else scored.tokens,
+        )
+        self.ledger.add(spent)
+        case.usage += spent
+        rewards = complete(sheet, scored, self._reward.name)
+        case.unscored.pop(node, None)
+        self._remember(case, sheet.drafts, rewards)
+        self._pursue(case, lambda: case.routine.answer(node, rewards))
+
+    def close(self) -> None:
+        """End every prompt under way, so that the methods' `finally` clauses run."""
+        for case in self._cases.values():
+            case.routine.close()
+        self._cases.clear()
+
+    def _remember(self, case: Case, drafts: Drafts, rewards: NDArray[np.float64]) -> None:
+        finished = np.where(drafts.done, rewards, np.nan)
+        if np.all(np.isnan(finished)):
+            return
+        top = best(finished)
+        if case.best is None or finished[top] > case.best[1]:
+            case.best = (drafts[[top]], float(finished[top]))
+
+    def _pursue(self, case: Case, go: Callable[[], list[Leaf]]) -> None:
+        """Let the method go on to its next questions; those with an answer at hand are answered at once."""
+        moves = [go]
+        while moves:
+            try:
+                leaves = moves.pop()()
+            except OutOfBudget:
+                moves = [self._end(case)]
+                continue
+            for node, question in leaves:
+                drafts = question.drafts
+                if isinstance(question, Extend):
+                    if np.all(drafts.done):
+                        moves.append(_answerer(case, node, drafts))
+                    else:
+                        self._extends.append(self._ticket(case, node, question))
+                elif len(drafts) == 0:
+                    moves.append(_answerer(case, node, np.zeros(0)))
+                else:
+                    self._scores.append(self._ticket(case, node, prepare(drafts, case.known)))
+        if case.routine.done:
+            self._finish(case)
+
+    def _ticket(self, case: Case, node: Node, question: Extend | Sheet) -> int:
+        self._tickets += 1
+        self._asked[self._tickets] = (case, node, question)
+        return self._tickets
+
+    def _end(self, case: Case) -> Callable[[], list[Leaf]]:
+        """Replace a method that the budget ended by one that makes the best of what there is."""
+        for ticket in [t for t, (c, _, _) in self._asked.items() if c is case]:
+            del self._asked[ticket]
+        self._extends = [t for t in self._extends if t in self._asked]
+        self._scores = [t for t in self._scores if t in self._asked]
+        unscored = [d for batch in case.unscored.values() for d in batch]
+        case.routine.close()
+        left = 0 if case.ending else self.ledger.scores_left()[0]
+        case.ending = True
+        case.routine = Routine(_best_so_far(case, unscored, left))
+        return case.routine.begin
+
+    def _finish(self, case: Case) -> None:
+        del self._cases[case.order]
+        outcome = case.routine.result
+        if not isinstance(outcome, Outcome):
+            raise ProgramError(
+                f"{type(self._method).__name__}.run returned {type(outcome).__name__}",
+                hint="Return an Outcome(drafts, rewards, chosen).",
+            )
+        kept = 0 if outcome.chosen is None else int(outcome.drafts.steps[outcome.chosen])
+        usage = replace(case.usage, tokens_kept=kept, cost=self.ledger.price(case.usage))
+        self.ledger.add(Usage(tokens_kept=kept))
+        self.results.append(Result(case.order, case.task.prompt, replace(outcome, usage=usage)))
+
+
+def _best_so_far(case: Case, unscored: Sequence[Drafts], left: int | None) -> Asking[Outcome]:
+    """The best finished draft, after scoring as many of the unscored ones as can be paid."""
+    finished = unscored[0].concat(*unscored[1:]) if unscored else case.task.start(0)
+    affordable = finished[:left]
+    rewards = yield from score(affordable)
+    if case.best is not None:
+        drafts, rewards = case.best[0].concat(affordable), np.append(case.best[1], rewards)
+        return Outcome(drafts, rewards, chosen=best(rewards), complete=False)
+    if len(affordable):
+        return Outcome(affordable, rewards, chosen=best(rewards), complete=False)
+    rest = finished if len(finished) or case.partial is None else case.partial
+    return Outcome(rest, np.full(len(rest), np.nan), chosen=None, complete=False)
+
+
+def _answerer(case: Case, node: Node, value: object) -> Callable[[], list[Leaf]]:
+    return lambda: case.routine.answer(node, value)
+
+
+def _thrower(case: Case, node: Node, stop: OutOfBudget) -> Callable[[], list[Leaf]]:
+    return lambda: case.routine.throw(node, stop)

@@ -1,0 +1,75 @@
+"""Asking a reward: each different draft once, missing scores kept apart, nonsense refused."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from italic.core.drafts import Drafts, TextDrafts
+from italic.core.errors import ProgramError, RewardError
+from italic.core.protocols import Scored
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """One Score question, prepared for the reward.
+
+    names: one a row, equal for rows that must get the same score. known: the scores of this prompt's drafts so far, by
+    name. first: int64 [k], for each name that has no score yet the first row that bears it.
+    """
+
+    drafts: Drafts
+    names: tuple[Hashable, ...]
+    known: dict[Hashable, float]
+    first: NDArray[np.int64]
+
+    @property
+    def fresh(self) -> Drafts:
+        """The drafts that the reward must score: each different one once."""
+        return self.drafts[self.first]
+
+
+def prepare(drafts: Drafts, known: dict[Hashable, float] | None) -> Sheet:
+    """Sort out which rows need a score. known: None if equal drafts may get different scores (a noisy judge)."""
+    names: tuple[Hashable, ...] = tuple(range(len(drafts)))
+    if known is not None and isinstance(drafts, TextDrafts):
+        names = tuple(zip((t.tobytes() for t in drafts.tokens), drafts.reason, drafts.chars, strict=True))
+    else:
+        known = {}
+    rows: dict[Hashable, int] = {}
+    for row, name in enumerate(names):
+        if name not in known:
+            rows.setdefault(name, row)
+    return Sheet(drafts, names, known, np.fromiter(rows.values(), dtype=np.int64, count=len(rows)))
+
+
+def complete(sheet: Sheet, scored: Scored | None, reward: str) -> NDArray[np.float64]:
+    """The rewards of all rows of the sheet: float64 [n], NaN where missing; remembers the new ones.
+
+    scored: the reward's answer for `sheet.fresh`, None if there was nothing to ask.
+    Raises RewardError for NaN and for a question of which every score is missing; ProgramError for a wrong count.
+    """
+    prompt = sheet.drafts.prompt.id
+    if scored is not None:
+        k = len(sheet.first)
+        if scored.rewards.shape != (k,) or scored.missing.shape != (k,):
+            raise ProgramError(
+                f"the reward {reward} answered {scored.rewards.shape} scores for {k} drafts of prompt {prompt!r}"
+            )
+        if np.any(np.isnan(scored.rewards) & ~scored.missing):
+            raise RewardError(
+                f"the reward {reward} returned NaN for prompt {prompt!r}",
+                hint="Return None for a score that failed, a number otherwise.",
+            )
+        values = np.where(scored.missing, np.nan, scored.rewards)
+        sheet.known.update((sheet.names[row], float(v)) for row, v in zip(sheet.first, values, strict=True))
+    rewards = np.array([sheet.known[name] for name in sheet.names], dtype=np.float64)
+    if np.all(np.isnan(rewards)):
+        raise RewardError(
+            f"every score of the reward {reward} for prompt {prompt!r} is missing",
+            hint="Try the reward on this prompt alone: `italic doctor` shows what it answers.",
+        )
+    return rewards
