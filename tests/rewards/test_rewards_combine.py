@@ -79,9 +79,9 @@ def test_a_part_that_miscounts_is_named(write):
 
 def test_load():
     a, b = Fixed("a"), Fixed("b")
-    assert load([a, b]) == WeightedSum((a, b), (1.0, 1.0))
-    assert load([a, b], weights=[2, 3]) == WeightedSum((a, b), (2, 3))
-    assert load([a, b], k=0.5) == Ensemble((a, b), 0.5)
+    assert load([(2, a), (3, b)]) == WeightedSum((a, b), (2, 3))
+    with pytest.raises(SpecError, match="no list of rewards"):
+        load("demo")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_load():
         lambda a: Ensemble(()),
         lambda a: Ensemble((a,), k=-1),
         lambda a: Ensemble((a,), k=math.inf),
-        lambda a: load([a], weights=[1], k=1),
+        lambda a: load([]),
     ],
 )
 def test_wrong_combinations_are_refused(wrong):

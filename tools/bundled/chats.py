@@ -118,9 +118,13 @@ class Corpus:
         return text if complete(text) else text.rstrip(" ,;:-") + "."
 
     def _book(self, text: str) -> list[str]:
+        """Paragraphs of the book's first 93 %, or of its end unless that holds an editor's notes."""
         blocks = paragraphs(text)
         cut = int(0.93 * len(blocks))
-        return blocks[cut:] if self.held else blocks[int(0.03 * len(blocks)) : cut - 3]
+        if not self.held:
+            return blocks[int(0.03 * len(blocks)) : cut - 3]
+        notes = any(block.startswith(("Source", "Parallels", "Remarks")) for block in blocks)
+        return [] if notes else blocks[cut : int(0.99 * len(blocks))]
 
     def dialogue_chats(self, _: random.Random) -> list[Chat]:
         """Dialogues, cut into chats of several turns."""

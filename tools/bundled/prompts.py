@@ -8,7 +8,15 @@ from pathlib import Path
 
 from bundled.chats import SELF_ASK, SELF_LONG, TRAITS, Chat, Corpus
 
-DEMO = {"dialogue": 4, "story": 3, "review": 2, "book": 2, "persona": 1}
+DEMO = {
+    "dialogue": ("I", "Can", "Find", "What"),
+    "story": ("Write a short story", "Tell me a story about", "Write a story that begins"),
+    "review": ("Write a review of a film.", "Write a review of a film about"),
+    "book": ("Continue this tale", "Go on with this passage"),
+    "persona": ("Tell me something about yourself",),
+}
+"""The demo has one prompt for each of these beginnings: the first single message that starts so."""
+
 HELD_OUT = {"dialogue": 100, "story": 70, "review": 50, "book": 50, "persona": 30}
 
 
@@ -36,14 +44,16 @@ def choose(corpus: Corpus, seed: int) -> tuple[list[dict], list[dict]]:
     for kind in ("story", "review", "book"):
         pools[kind] = [Chat(item.messages[:-1], kind) for item in corpus.draw({kind: 2}, seed)]
     for kind, wanted in HELD_OUT.items():
-        seen: set[tuple] = set()
-        for item in pools[kind]:
-            if item.messages in seen or len(seen) >= wanted + DEMO[kind]:
-                continue
-            target, name = (demo, "demo") if len(seen) < DEMO[kind] else (held, "held")
-            number = sum(line["kind"] == kind for line in target)
-            target.append({"id": f"{name}-{kind}-{number:03d}", "messages": item.as_messages(), "kind": kind})
-            seen.add(item.messages)
+        distinct = list(dict.fromkeys(item.messages for item in pools[kind]))
+        shown = []
+        for start in DEMO[kind]:
+            fits = (m for m in distinct if len(m) == 1 and m[0][1].startswith(start) and m not in shown)
+            shown.append(next(fits))
+        rest = [messages for messages in distinct if messages not in shown][:wanted]
+        for name, lines, chosen in (("demo", demo, shown), ("held", held, rest)):
+            for number, messages in enumerate(chosen):
+                line = {"id": f"{name}-{kind}-{number:03d}", "messages": Chat(messages, kind).as_messages(), "kind": kind}
+                lines.append(line)
     return demo, held
 
 

@@ -51,7 +51,10 @@ def train_tokenizer(texts: Iterable[str], length: int = 1024) -> PreTrainedToken
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The saved tokenizer."""
-    return PreTrainedTokenizerFast.from_pretrained(path)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+    for name in ("is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(name, None)
+    return tokenizer
 
 
 def render(chat: Chat) -> str:
@@ -66,7 +69,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[list[in
 
 
 def pack(ids: list[list[int]], length: int, pad: int, seed: int) -> np.ndarray:
-    """Rows of `length` tokens, each a few whole chats (first fit among recent rows); longer chats are cut at the end."""
+    """Rows of `length` tokens, each a few whole chats (first fit among recent rows); longer chats are cut."""
     rows: list[list[int]] = []
     open_rows: list[list[int]] = []
     for item in ids:

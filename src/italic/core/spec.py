@@ -128,7 +128,7 @@ def _build(kind: Kind, spec: str, options: Mapping[str, Any]) -> Any:
         load = find(kind, name).load().load
         argument, values = spec, {}
     signature = inspect.signature(load)
-    hints = get_type_hints(load)
+    hints = _option_types(load)
     known = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
     chosen: dict[str, Any] = {}
     for key, value in values.items():
@@ -139,6 +139,12 @@ def _build(kind: Kind, spec: str, options: Mapping[str, Any]) -> Any:
             _known(key, known, spec, kind)
             chosen[key] = value
     return _call(load, argument, chosen, spec, kind)
+
+
+def _option_types(load: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a loader's options; its return type may name what is not imported yet."""
+    annotations = {name: kind for name, kind in load.__annotations__.items() if name != "return"}
+    return get_type_hints(types.SimpleNamespace(__annotations__=annotations), load.__globals__)
 
 
 def _known(key: str, known: list[str], spec: str, kind: str) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Law = NDArray[np.float64]
 
 _REACH_DOWN, _REACH_UP, _MESH = -40.0, 5.0, 0.25
-"""The trapezoid rule of `soft_best_of_n`: its error is of order exp(-pi^2 / mesh), 7e-18, what it leaves out exp(-40)."""
+"""The trapezoid rule of `soft_best_of_n`: its error is of order exp(-pi^2 / mesh), 7e-18, its ends of exp(-40)."""
 
 
 def tilt(p: Law, r: NDArray[np.float64], beta: float) -> Law:

@@ -19,8 +19,9 @@ from italic.laws.weights import effective_sample_size, gumbel
 class SoftBestOfN:
     """n draws, one of them is the answer, with probability proportional to exp(reward / beta).
 
-    Law: the tilted law p exp(r / beta) / Z as n grows, at a divergence of order 1/n (2505.03156); plain sampling as
-    beta grows, best-of-n as beta goes to 0. The draws are a weighted sample of the tilted law; `ess` says its worth.
+    Law: the tilted law p exp(r / beta) / Z as n grows, the total variation falling like 1/n (2505.03156); plain
+    sampling as beta grows, best-of-n as beta goes to 0. The draws are a weighted sample of the tilted law, worth `ess`
+    equal ones.
     """
 
     n: int = 16
@@ -39,7 +40,7 @@ class SoftBestOfN:
         if not (self.beta > 0 and math.isfinite(self.beta)):
             raise UsageError(
                 f"soft-best-of-n with beta={self.beta}",
-                hint="Give a positive number: soft-best-of-n:beta=1. The limits are best-of-n at 0, sample at infinity.",
+                hint="Give a positive number: soft-best-of-n:beta=1. Near 0 it is best-of-n, near infinity sample.",
             )
 
     def run(self, task: Task) -> Asking[Outcome]:

@@ -25,6 +25,7 @@ from italic.core.sampling import Sampling
 
 MOST_NODES = 200_000
 KEPT_TABLES = 512
+ROWS = 1024
 
 
 class Table(NamedTuple):
@@ -66,7 +67,7 @@ class ToyModel:
     """Responses of at most `length` letters, then the end symbol; `length + 1` tokens in all.
 
     The logits of the next symbol are normal numbers with standard deviation `spread`, a pure function of the seed, the
-    prompt's text and the prefix. rows: how many rows a session works on at once, 0 for no bound.
+    prompt's text and the prefix. rows: about how many rows a session works on at once.
     Raises UsageError for a tree that is too large to enumerate.
     """
 
@@ -74,7 +75,7 @@ class ToyModel:
     length: int = 5
     seed: int = 0
     spread: float = 1.0
-    rows: int = 0
+    rows: int = ROWS
     offers: frozenset[str] = frozenset({"resume", "cut", "entropy", "texts"})
     _tables: dict[tuple[bytes, Sampling], Table] = field(default_factory=dict, repr=False, compare=False)
 
@@ -88,8 +89,11 @@ class ToyModel:
                 f"a toy model with {self.nodes} prefixes cannot be enumerated",
                 hint="Give fewer letters or a smaller length, for instance letters=3,length=5.",
             )
-        if self.spread < 0 or self.rows < 0:
-            raise UsageError("a toy model with a negative spread or rows", hint="Give spread=1.0,rows=0.")
+        if not self.spread >= 0 or self.rows < 1:
+            raise UsageError(
+                f"a toy model with spread={self.spread},rows={self.rows}",
+                hint=f"Give for instance spread=1,rows={ROWS}.",
+            )
 
     @property
     def name(self) -> str:
@@ -117,7 +121,7 @@ class ToyModel:
 
     def extend(self, jobs: Sequence[Extend]) -> list[Grown]:
         """A session of these jobs alone. The first answer carries the forward passes, which all jobs share."""
-        session = replace(self, rows=0, _tables=self._tables).open()
+        session = ToySession(self, sum(len(job.drafts) for job in jobs))
         for ticket, job in enumerate(jobs):
             session.submit(ticket, job)
         answers: dict[int, Grown] = {}
@@ -128,7 +132,7 @@ class ToyModel:
         return [answers[ticket] for ticket in range(len(jobs))]
 
     def open(self) -> ToySession:
-        return ToySession(self)
+        return ToySession(self, self.rows)
 
     def table(self, prompt_tokens: NDArray[np.int32], sampling: Sampling) -> Table:
         """The policy's table for a prompt."""
@@ -179,8 +183,9 @@ class ToySession:
     The rows of all jobs are one structured array. `job` numbers the jobs as they come, so it is sorted: newest last.
     """
 
-    def __init__(self, model: ToyModel) -> None:
+    def __init__(self, model: ToyModel, rows: int) -> None:
         self.model = model
+        self.rows = rows
         self.generated = 0
         self.calls = 0
         self._fields = np.dtype(
@@ -215,7 +220,7 @@ class ToySession:
 
     @property
     def hungry(self) -> bool:
-        return self.model.rows == 0 or len(self._rows) + self._queued < self.model.rows
+        return len(self._rows) + self._queued < self.rows
 
     def submit(self, ticket: int, job: Extend) -> None:
         self._waiting.append((ticket, job))
@@ -245,7 +250,7 @@ class ToySession:
         held = len(self._rows)
         while self._waiting:
             ticket, job = self._waiting[0]
-            if self.model.rows and held and held + len(job.drafts) > self.model.rows:
+            if held and held + len(job.drafts) > self.rows:
                 break
             self._waiting.popleft()
             self._queued -= len(job.drafts)
@@ -366,6 +371,6 @@ def truncate(logits: NDArray[np.float64], sampling: Sampling) -> NDArray[np.floa
     return law
 
 
-def load(letters: int = 3, length: int = 5, seed: int = 0, spread: float = 1.0, rows: int = 0) -> ToyModel:
+def load(*, letters: int = 3, length: int = 5, seed: int = 0, spread: float = 1.0, rows: int = ROWS) -> ToyModel:
     """The toy model of a spec such as `toy:letters=3,length=5,seed=0`."""
     return ToyModel(letters=letters, length=length, seed=seed, spread=spread, rows=rows)

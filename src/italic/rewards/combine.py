@@ -106,18 +106,11 @@ class Ensemble:
         return bound
 
 
-def load(
-    parts: Sequence[Reward], *, weights: Sequence[float] | None = None, k: float | None = None
-) -> WeightedSum | Ensemble:
-    """A combination of rewards: their sum with `weights` (each 1 if there are none), or with `k` their ensemble.
-
-    Raises SpecError.
-    """
-    if k is None:
-        return WeightedSum(tuple(parts), (1.0,) * len(parts) if weights is None else tuple(weights))
-    if weights is not None:
-        raise SpecError("an ensemble (k) has no weights", hint="Give either weights or k.")
-    return Ensemble(tuple(parts), k)
+def load(parts: Sequence[tuple[float, Reward]]) -> WeightedSum:
+    """The weighted sum of `(weight, reward)` pairs: what `0.7*demo + 0.3*demo:sentiment` is. Raises SpecError."""
+    if isinstance(parts, str):
+        raise SpecError(f"{parts!r} is no list of rewards", hint="Write the sum itself: 0.7*demo + 0.3*demo:sentiment.")
+    return WeightedSum(tuple(reward for _, reward in parts), tuple(weight for weight, _ in parts))
 
 
 def _some(parts: tuple[Reward, ...]) -> None:

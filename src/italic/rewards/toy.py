@@ -65,6 +65,6 @@ class ToyReward:
         return Scored(rewards, np.zeros(len(drafts), dtype=np.bool_), tokens=sum(map(len, drafts.texts)))
 
 
-def load(seed: int = 0, levels: int | None = None, scale: float = 1.0) -> ToyReward:
+def load(*, seed: int = 0, levels: int | None = None, scale: float = 1.0) -> ToyReward:
     """The toy reward of a spec such as `toy:seed=1,levels=4`."""
     return ToyReward(seed=seed, levels=levels, scale=scale)

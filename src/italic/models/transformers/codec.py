@@ -40,7 +40,7 @@ class TokenizerCodec:
         """A hash of the vocabulary, the tokenizer's rules and the chat template."""
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         rules = backend.to_str() if backend is not None else repr(sorted(self._tokenizer.get_vocab().items()))
-        parts = (rules, repr(self._tokenizer.chat_template), str(self._renders_text))
+        parts = (rules, repr(self._tokenizer.chat_template))
         return hashlib.blake2b("\0".join(parts).encode(), digest_size=16).hexdigest()
 
     @cached_property

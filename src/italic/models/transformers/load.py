@@ -76,7 +76,7 @@ def load(
 
 def bundled() -> Path:
     """The directory of the bundled chat model. Raises ModelError if this installation lacks it."""
-    folder = Path(str(resources.files("italic.bundled"))) / "chat"
+    folder = Path(str(resources.files("italic"))) / "bundled" / "chat"
     if not (folder / "config.json").is_file():
         raise ModelError(f"this installation of Italic has no bundled model in {folder}", hint="Install it again.")
     return folder

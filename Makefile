@@ -1,0 +1,35 @@
+# make demo    answer a few prompts with the bundled pair      make check   style and types
+# make test    all tests, with coverage                        make bench   the engine's speed, as ratios
+# Each makes its own .venv first, from pyproject.toml.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+# One thread a process: tiny models gain nothing from a second one, and two collapse when another process is busy.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test check bench clean
+
+demo: $(READY)
+	$(BIN)/italic demo
+
+test: $(READY)
+	$(BIN)/pytest --cov --cov-report=term:skip-covered
+
+check: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python benchmarks/engine.py
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage dist
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@

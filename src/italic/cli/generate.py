@@ -1,0 +1,177 @@
+"""`italic generate`: prompts in, answers out, resumable."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from italic import __version__
+from italic.cli.show import progress_bar, remark, summary
+from italic.core.drafts import TextDrafts
+from italic.core.errors import InputError, Interrupted, UsageError
+from italic.core.prompt import Prompt
+from italic.core.protocols import Method, check
+from italic.core.sampling import Sampling
+from italic.core.spec import build_method, build_model, build_reward, method_name, method_spec
+from italic.run.align import stream
+from italic.run.desk import Result
+from italic.run.inputs import Prompts, collect, read_prompts
+from italic.run.ledger import Budget, Ledger
+from italic.run.record import Record, plain
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was typed after `italic generate`."""
+
+    source: str | None
+    texts: tuple[str, ...]
+    model: str
+    reward: str
+    method: str
+    sampling: Sampling
+    budget: Budget
+    options: Mapping[str, Any]
+    out: str | None
+    overwrite: bool
+    candidates: bool
+    skip_bad: bool
+    seed: int
+    driver: str
+    quiet: bool
+
+
+def run_generate(request: Request) -> None:
+    """Carry out `italic generate`. Raises ItalicError; what was written stays written."""
+    read = _read(request)
+    method = build_method(request.method)
+    settings = _settings(request, method)
+    record = Record(Path(request.out), settings, overwrite=request.overwrite) if request.out else None
+    with record or nullcontext():
+        rest = [prompt for prompt in read.good if record is None or not _have(record, prompt)]
+        if record is not None and record.lines:
+            remark(f"{len(record.lines)} prompts are in {request.out} already, {len(rest)} to go")
+        if rest:
+            _run(request, method, rest, record, total=len(read.good))
+        if record is not None:
+            record.arrange([prompt.id for prompt in read.good])
+
+
+def _run(request: Request, method: Method, rest: Sequence[Prompt], record: Record | None, total: int) -> None:
+    options = {key: value for key, value in request.options.items() if value is not None}
+    model = build_model(request.model, **options)
+    reward = build_reward(request.reward, **{key: options[key] for key in ("dtype", "device") if key in options})
+    check(method, model, reward)
+    ledger = Ledger(request.budget)
+    spec = method_spec(method, method_name(method))
+    through = incomplete = 0
+    try:
+        with progress_bar("prompts", total, total - len(rest), request.quiet) as meter:
+            for result in stream(
+                rest,
+                model,
+                reward,
+                method,
+                seed=request.seed,
+                sampling=request.sampling,
+                ledger=ledger,
+                driver=request.driver,  # type: ignore[arg-type]
+                progress=meter,
+            ):
+                line = answer_line(result, spec, request.seed, request.candidates)
+                if record is None:
+                    sys.stdout.write(json.dumps(plain(line), ensure_ascii=False) + "\n")
+                    sys.stdout.flush()
+                else:
+                    record.append(line)
+                meter.advance()
+                through += 1
+                incomplete += not result.outcome.complete
+    except KeyboardInterrupt:
+        saved = f"{through + total - len(rest)} of {total} prompts are saved in {request.out}" if record else "stopped"
+        raise Interrupted(saved, hint="Type the same command again to go on." if record else "") from None
+    remark(summary(ledger.usage))
+    if incomplete or through < len(rest):
+        remark(
+            f"The budget ended the run: {through - incomplete} of {len(rest)} prompts are complete, {incomplete} hold "
+            f"the best so far, {len(rest) - through} were not begun. Raise the budget and type the command again."
+        )
+
+
+def answer_line(result: Result, method: str, seed: int, candidates: bool) -> dict[str, Any]:
+    """One line of the output for one prompt."""
+    prompt, outcome = result.prompt, result.outcome
+    drafts = outcome.drafts
+    if not isinstance(drafts, TextDrafts):
+        raise UsageError("`italic generate` writes texts, and these drafts are none", hint="Use italic.align.")
+    chosen = outcome.chosen
+    line: dict[str, Any] = {"id": prompt.id}
+    line |= {"prompt": prompt.text} if prompt.messages is None else {"messages": prompt.messages}
+    line |= {
+        "completion": None if chosen is None else drafts[[chosen]].texts[0],
+        "reward": outcome.reward,
+        "finish": None if chosen is None else str(drafts.reason[chosen]),
+        "complete": outcome.complete,
+        "method": method,
+        "seed": seed,
+        "usage": outcome.usage.counts(),
+        "certificate": None if outcome.certificate is None else outcome.certificate.known(),
+    }
+    if candidates:
+        line["candidates"] = [
+            {"completion": text, "reward": float(reward), "finish": str(reason)}
+            for text, reward, reason in zip(drafts.texts, outcome.rewards, drafts.reason, strict=True)
+        ]
+    return line
+
+
+def _read(request: Request) -> Prompts:
+    if (request.source is None) == (not request.texts):
+        raise UsageError(
+            "no prompts" if not request.texts else "both a file and --prompt", hint="Give PROMPTS or --prompt."
+        )
+    read = read_prompts(request.source) if request.source else collect(enumerate(request.texts, 1))
+    if read.problems and not request.skip_bad:
+        shown = "\n  ".join(read.problems[:10]) + ("\n  ..." if len(read.problems) > 10 else "")
+        raise InputError(
+            f"{len(read.problems)} bad lines in {request.source}:\n  {shown}",
+            hint=f"Mend them, or add --skip-bad to run the other {len(read.good)} prompts.",
+        )
+    for problem in read.problems:
+        remark(f"left out: {problem}")
+    if not read.good:
+        raise InputError(f"no prompts in {request.source}", hint="Give at least one line with `prompt` or `messages`.")
+    return read
+
+
+def _settings(request: Request, method: Method) -> dict[str, Any]:
+    return {
+        "italic": __version__,
+        "model": request.model,
+        "reward": request.reward,
+        "method": method_spec(method, method_name(method)),
+        "seed": request.seed,
+        "sampling": asdict(request.sampling),
+        "options": {key: value for key, value in request.options.items() if value is not None and key != "rows"},
+        "candidates": request.candidates,
+    }
+
+
+def _have(record: Record, prompt: Prompt) -> bool:
+    line = record.lines.get(prompt.id)
+    if line is None:
+        return False
+    same = line.get("prompt") == prompt.text
+    if prompt.messages is not None:
+        same = line.get("messages") == plain(prompt.messages)
+    if not same:
+        raise UsageError(
+            f"prompt {prompt.id!r} in {record.path} is another text than now",
+            hint="Give the prompts ids of their own, use another --out, or --overwrite to start anew.",
+        )
+    return True

@@ -1,0 +1,221 @@
+"""`italic`: the commands, their options and what they say when something is wrong.
+
+Exit code 2: you asked for something that cannot be. Exit code 1: the run failed, or you stopped it; what was done stays
+done. Only the declarations are here, so that `italic --help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from italic import __version__
+from italic.core.errors import Interrupted, ItalicError, UsageError
+
+app = typer.Typer(
+    name="italic",
+    help="Tilt a generative model towards a reward at inference time: a model, a reward, a budget.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="demo, a directory or hub id, toy:letters=3.")]
+RewardOption = Annotated[
+    str,
+    typer.Option("--reward", "-r", help="demo, demo:sentiment, a classifier, function:file.py:name, 0.7*A + 0.3*B."),
+]
+MethodOption = Annotated[str, typer.Option("--method", "-M", help="A method spec: name:key=value,key=value.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or auto, for model and reward.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... for model and reward.")]
+Rows = Annotated[int | None, typer.Option(min=1, help="Rows that the model works on at once.")]
+MaxTokens = Annotated[int, typer.Option(help="Longest response, in tokens.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same answers, whatever the batch sizes.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"italic {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    n: Annotated[int, typer.Option("--n", min=1, help="Draws a prompt for best-of-n.")] = 16,
+    max_tokens: MaxTokens = 128,
+    seed: Seed = 0,
+) -> None:
+    """Show the bundled pair at work: plain answers beside best-of-16, with rewards and cost. No download."""
+    from italic.cli.demo import run_demo
+
+    run_demo(n=n, max_tokens=max_tokens, seed=seed)
+
+
+@app.command()
+def generate(
+    prompts: Annotated[
+        str | None,
+        typer.Argument(
+            help="A .jsonl or .parquet file with `prompt` or `messages`, or a hub data set owner/name:split."
+        ),
+    ] = None,
+    prompt: Annotated[list[str] | None, typer.Option("--prompt", "-p", help="A prompt in place of a file.")] = None,
+    model: ModelOption = "demo",
+    reward: RewardOption = "demo",
+    method: MethodOption = "best-of-n:n=16",
+    out: Annotated[str | None, typer.Option("--out", "-o", help="JSONL file; resumed if there.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew if --out exists.")] = False,
+    candidates: Annotated[bool, typer.Option("--candidates", help="Write all drafts and their rewards too.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed lines and run the rest.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue `prompt` texts as they are, without a chat template.")
+    ] = False,
+    seed: Seed = 0,
+    max_tokens: MaxTokens = 128,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
+    top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="0 is off.")] = 0.0,
+    stop: Annotated[list[str] | None, typer.Option(help="Ends a response; may be given several times.")] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    rows: Rows = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="At most so many generated tokens.")] = None,
+    budget_scores: Annotated[int | None, typer.Option(help="At most so many scored drafts.")] = None,
+    budget_seconds: Annotated[float | None, typer.Option(help="At most so much time.")] = None,
+    budget_cost: Annotated[float | None, typer.Option(help="At most so much money; needs prices.")] = None,
+    token_price: Annotated[float, typer.Option(help="Price of a million generated tokens.")] = 0.0,
+    reward_price: Annotated[float, typer.Option(help="Price of a thousand scored drafts.")] = 0.0,
+    driver: Annotated[str, typer.Option(help="event, or lockstep (slower, for checking).")] = "event",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Answer prompts under a reward. The same command again goes on where it stopped."""
+    from italic.cli.generate import Request, run_generate
+    from italic.core.sampling import Sampling
+    from italic.run.ledger import Budget
+
+    run_generate(
+        Request(
+            source=prompts,
+            texts=tuple(prompt or ()),
+            model=model,
+            reward=reward,
+            method=method,
+            sampling=Sampling(max_tokens, temperature, top_k, top_p, min_p, tuple(stop or ())),
+            budget=Budget(budget_tokens, budget_scores, budget_seconds, budget_cost, token_price, reward_price),
+            options={"dtype": dtype, "device": device, "rows": rows, "chat": "never" if raw else None},
+            out=out,
+            overwrite=overwrite,
+            candidates=candidates,
+            skip_bad=skip_bad,
+            seed=seed,
+            driver=driver,
+            quiet=quiet,
+        )
+    )
+
+
+@app.command()
+def methods(name: Annotated[str | None, typer.Argument(help="Tell all about one.")] = None) -> None:
+    """List the methods: parameters, needs, sources."""
+    from italic.cli.listing import list_methods
+
+    list_methods(name)
+
+
+@app.command()
+def models(name: Annotated[str | None, typer.Argument(help="Tell all about one.")] = None) -> None:
+    """List the kinds of model and their options."""
+    from italic.cli.listing import list_loaders
+
+    list_loaders("models", name)
+
+
+@app.command()
+def rewards(name: Annotated[str | None, typer.Argument(help="Tell all about one.")] = None) -> None:
+    """List the kinds of reward and their options."""
+    from italic.cli.listing import list_loaders
+
+    list_loaders("rewards", name)
+
+
+@app.command()
+def cite(
+    methods: Annotated[list[str] | None, typer.Argument(help="Method specs; all methods if none.")] = None,
+) -> None:
+    """Print the references of methods, as BibTeX."""
+    from italic.cli.listing import print_references
+
+    print_references(methods or [])
+
+
+@app.command()
+def doctor(
+    prompts: Annotated[str | None, typer.Argument(help="A few prompts to try; the bundled ones if none.")] = None,
+    model: ModelOption = "demo",
+    reward: RewardOption = "demo",
+    method: MethodOption = "best-of-n:n=16",
+    count: Annotated[int, typer.Option("--count", min=1, help="How many prompts the real run will have.")] = 1000,
+    max_tokens: MaxTokens = 128,
+    dtype: Dtype = None,
+    device: Device = None,
+    rows: Rows = None,
+    token_price: Annotated[float, typer.Option(help="Price of a million generated tokens.")] = 0.0,
+    reward_price: Annotated[float, typer.Option(help="Price of a thousand scored drafts.")] = 0.0,
+) -> None:
+    """Prove a model and a reward before money is spent: batching, padding, determinism, speed, cost of a run."""
+    from italic.cli.doctor import Visit, run_doctor
+
+    run_doctor(
+        Visit(
+            source=prompts,
+            model=model,
+            reward=reward,
+            method=method,
+            count=count,
+            max_tokens=max_tokens,
+            options={"dtype": dtype, "device": device, "rows": rows},
+            token_price=token_price,
+            reward_price=reward_price,
+        )
+    )
+
+
+@app.command()
+def export(
+    record: Annotated[str, typer.Argument(help="What `italic generate --out` wrote.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Where to write.")],
+    style: Annotated[str, typer.Option("--format", "-f", help="alpaca-eval, sft or dpo (needs --candidates).")] = "sft",
+) -> None:
+    """Turn answers into AlpacaEval outputs or into SFT or DPO training data."""
+    from italic.cli.export import run_export
+
+    run_export(record, out, style)
+
+
+def main() -> None:
+    """Run the command line and leave with its exit code."""
+    try:
+        app(standalone_mode=True)
+    except KeyboardInterrupt:
+        _leave(Interrupted("stopped"))
+    except ItalicError as error:
+        _leave(error)
+
+
+def _leave(error: ItalicError) -> None:
+    sys.stderr.write(f"italic: {error.message}\n")
+    if error.hint:
+        sys.stderr.write(f"  {error.hint}\n")
+    raise SystemExit(2 if isinstance(error, UsageError) else 1)

@@ -1,0 +1,112 @@
+"""A Hugging Face decoder as an Italic model."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from italic.core.drafts import TextDrafts
+from italic.core.errors import InputError, UsageError
+from italic.core.keys import Seeds
+from italic.core.prompt import Prompt
+from italic.core.protocols import Grown
+from italic.core.questions import Extend
+from italic.core.sampling import Sampling
+from italic.models.transformers.codec import TokenizerCodec
+from italic.models.transformers.fit import context, why_plain
+from italic.models.transformers.lanes import Lanes
+from italic.models.transformers.network import Network
+from italic.models.transformers.plain import Plain
+from italic.models.transformers.ragged import Prompts, Ragged
+from italic.models.transformers.session import TransformersSession
+from italic.models.transformers.stopping import Stops, end_tokens
+from italic.models.transformers.strands import Shelf
+
+PATHS = ("auto", "ragged", "plain")
+
+
+class TransformersModel:
+    """A decoder and its tokenizer. Implements `italic.core.protocols.Stepping`; `load` makes one from a name.
+
+    path: "ragged" (keys and values kept, rows branch and roll back for nothing) or "plain" (every step computes every row
+    anew); `why` says why it is plain. A response without an end-of-sequence token in the model ends by length.
+    Float32 on a CPU: a row's tokens do not depend on the batch, the order or on what was cached, except where two
+    cumulative probabilities lie within 1e-5 of its draw.
+    """
+
+    offers = frozenset({"resume", "cut", "entropy", "texts"})
+
+    def __init__(
+        self,
+        network: Any,
+        tokenizer: Any,
+        *,
+        name: str = "",
+        rows: int = 64,
+        chat: str = "auto",
+        max_length: int | None = None,
+        path: str = "auto",
+        keep_bytes: int = 2**30,
+    ) -> None:
+        if rows < 1:
+            raise UsageError(f"rows is {rows}", hint="Give a number of rows of 1 or more.")
+        if path not in PATHS:
+            raise UsageError(f"path is {path!r}", hint=f"Give one of {', '.join(PATHS)}.")
+        self.name = name or str(getattr(network, "name_or_path", "")) or type(network).__name__
+        self.rows = rows
+        self.network = Network(network)
+        self.tokenizer = tokenizer
+        self.codec = TokenizerCodec(tokenizer, chat)
+        self.context = context(network, max_length)
+        self.stops = Stops(self.codec, self.network.vocabulary, end_tokens(network, tokenizer))
+        self.lock = threading.RLock()
+        self.why = why_plain(self.network, self.context) if path == "auto" else ""
+        self.path = path if path != "auto" else "plain" if self.why else "ragged"
+        if self.why:
+            warnings.warn(f"the model {self.name} runs on the slow plain path: {self.why}", stacklevel=2)
+        self._shelf = Shelf(keep_bytes)
+        self._prompts = Prompts(4 * rows)
+        self._session: TransformersSession | None = None
+
+    def __repr__(self) -> str:
+        return f"TransformersModel({self.name!r}, {self.path}, rows={self.rows}, {self.network.dtype})"
+
+    def start(self, prompt: Prompt, seeds: Seeds, sampling: Sampling) -> TextDrafts:
+        """One empty draft a seed. Raises InputError if the prompt cannot be rendered or does not fit the context."""
+        tokens = self.codec.encode(prompt)
+        room = self.context - len(tokens)
+        if room < 1:
+            raise InputError(
+                f"prompt {prompt.id!r} has {len(tokens)} tokens, but the model {self.name} has a context of {self.context}",
+                hint=f"Shorten the prompt to at most {self.context - 1} tokens.",
+            )
+        if room < sampling.max_tokens:
+            raise InputError(
+                f"prompt {prompt.id!r} has {len(tokens)} tokens, and max_tokens is {sampling.max_tokens}: "
+                f"together more than the {self.context} tokens of the model {self.name}",
+                hint=f"Set max_tokens to at most {room}, or shorten the prompt.",
+            )
+        return TextDrafts.empty(prompt, sampling, self.codec, tokens.tolist(), seeds)
+
+    def open(self) -> TransformersSession:
+        """A continuous batch of `rows` rows."""
+        return TransformersSession(self)
+
+    def extend(self, jobs: Sequence[Extend]) -> list[Grown]:
+        """Answer all jobs, in order. Raises ModelError."""
+        session, self._session = self._session or self.open(), None
+        for ticket, job in enumerate(jobs):
+            session.submit(ticket, job)
+        answers: dict[int, Grown] = {}
+        while session.busy:
+            answers.update(session.step(None))
+        self._session = session
+        return [answers[ticket] for ticket in range(len(jobs))]
+
+    def lanes(self) -> Lanes:
+        """New lanes for a session."""
+        if self.path == "plain":
+            return Plain(self.network)
+        return Ragged(self.network, self.rows, self._shelf, self._prompts)

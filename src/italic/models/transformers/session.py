@@ -1,0 +1,318 @@
+"""A continuous batch: rows of many prompts grow together, join and leave at every token.
+
+A step does four things. (1) Waiting rows enter free lanes, oldest ticket first; where the logits that follow them are known
+already (a prompt, or a row that ended at its entropy), their next token is drawn at once. (2) One forward pass gives
+every growing row the logits that follow its last token. (3) One token a row is drawn. Its entropy is tested *before*: a
+row that ends there keeps the logits, and the draw is thrown away; as noise is addressed by position, nothing is lost. (4) Rows
+that are through leave; a ticket whose rows have all left is answered.
+
+The last token of a row is *pending*: drawn, but not yet through the network. It goes through if the row goes on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from italic.core.drafts import END, LENGTH, STOP, UNFINISHED, TextDrafts
+from italic.core.errors import ModelError, ProgramError
+from italic.core.keys import uniforms
+from italic.core.protocols import Grown, Spent
+from italic.core.questions import Extend
+from italic.core.sampling import Sampling
+from italic.models.transformers import sampling as laws
+from italic.models.transformers.board import Board
+from italic.models.transformers.lanes import Row
+
+if TYPE_CHECKING:
+    from italic.models.transformers.model import TransformersModel
+
+FloatArray: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(eq=False)
+class Ticket:
+    """One job under way. waiting: rows that have not entered. out: rows that have not left."""
+
+    number: int
+    drafts: TextDrafts
+    most: NDArray[np.int64]
+    threshold: float
+    untested: int
+    waiting: deque[int]
+    out: set[int]
+    grown: dict[int, Left] = field(default_factory=dict)
+    tokens: int = 0
+    positions: int = 0
+    stopped: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Left:
+    """A row that is through: what it grew by, and why it ended."""
+
+    tokens: NDArray[np.int32]
+    logps: NDArray[np.float32]
+    reason: str
+    chars: int
+    note: Any
+
+
+class TransformersSession:
+    """See `italic.core.protocols.Session`."""
+
+    def __init__(self, model: TransformersModel) -> None:
+        self._model = model
+        self._lanes = model.lanes()
+        self._board = Board.of(model.rows)
+        self._active = 0
+        self._tickets: dict[int, Ticket] = {}
+        self._laws: dict[Sampling, int] = {}
+        self._stops: dict[tuple[str, ...], int] = {(): 0}
+        self._generated = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether any job is not yet answered."""
+        return bool(self._tickets)
+
+    @property
+    def hungry(self) -> bool:
+        """Whether more jobs would be worked on in the next step."""
+        return self._active + sum(len(t.waiting) for t in self._tickets.values()) < self._model.rows
+
+    @property
+    def generated(self) -> int:
+        """Tokens generated since the session began, jobs under way included."""
+        return self._generated
+
+    @property
+    def calls(self) -> int:
+        """Forward passes since the session began."""
+        return self._lanes.calls
+
+    def submit(self, ticket: int, job: Extend) -> None:
+        """Take a job in. Raises ProgramError if its drafts are not this model's or the ticket is under way."""
+        drafts = job.drafts
+        if not isinstance(drafts, TextDrafts) or drafts.codec.fingerprint != self._model.codec.fingerprint:
+            raise ProgramError(
+                f"the model {self._model.name} was given drafts it did not make: {drafts!r}",
+                hint="Extend drafts with the model that started them.",
+            )
+        if ticket in self._tickets:
+            raise ProgramError(f"ticket {ticket} is under way already", hint="Number tickets differently.")
+        going = np.flatnonzero(~drafts.done & (drafts.room > 0))
+        most = np.minimum(job.until.most(len(drafts)), drafts.room)
+        threshold = np.inf if job.until.entropy is None else job.until.entropy
+        self._tickets[ticket] = Ticket(
+            number=ticket,
+            drafts=drafts,
+            most=most,
+            threshold=threshold,
+            untested=job.until.min_steps,
+            waiting=deque(going.tolist()),
+            out=set(going.tolist()),
+        )
+
+    def step(self, allowance: int | None = None) -> list[tuple[int, Grown]]:
+        """Grow every row that fits by a token and return the jobs that are through. Raises ModelError."""
+        with self._model.lock, torch.inference_mode():
+            before = self._generated
+            if allowance is not None:
+                self._stop_newest(allowance)
+            known = self._enter(allowance)
+            if known:
+                self._grow(np.asarray(list(known)), torch.stack(list(known.values())))
+            if self._active and (allowance is None or self._active <= allowance - (self._generated - before)):
+                for source, target in self._lanes.pack():
+                    self._board.move(source, target)
+                tokens, sizes = self._board.tokens[: self._active], self._board.size[: self._active]
+                self._board.fed[: self._active] += self._lanes.cost(sizes)
+                self._grow(np.arange(self._active), self._lanes.forward(tokens, sizes))
+            through = [t for t in self._tickets.values() if not t.out]
+            for ticket in through:
+                del self._tickets[ticket.number]
+            return [(ticket.number, _answer(ticket)) for ticket in through]
+
+    def _stop_newest(self, allowance: int) -> None:
+        """Give up the newest tickets until the rows that grow fit the allowance."""
+        for ticket in reversed(list(self._tickets.values())):
+            if self._active <= allowance and allowance > 0:
+                return
+            ticket.stopped = bool(ticket.out)
+            ticket.out.difference_update(ticket.waiting)
+            ticket.waiting.clear()
+            for lane in np.flatnonzero(self._board.growing & (self._board.ticket == ticket.number)):
+                self._leave(int(lane), UNFINISHED)
+
+    def _enter(self, allowance: int | None) -> dict[int, Tensor]:
+        """Give lanes to waiting rows. Returns the lanes whose next logits, [V], are known."""
+        free = self._model.rows - self._active
+        if allowance is not None:
+            free = min(free, allowance - self._active)
+        chosen: list[tuple[Ticket, int, Row]] = []
+        for ticket in self._tickets.values():
+            while ticket.waiting and len(chosen) < free:
+                index = ticket.waiting.popleft()
+                chosen.append((ticket, index, _row(ticket.drafts, index)))
+        known: dict[int, Tensor] = {}
+        places = self._lanes.enter([row for _, _, row in chosen])
+        for (ticket, index, row), place in zip(chosen, places, strict=True):
+            self._seat(ticket, index, row, place.lane)
+            ticket.positions += place.positions
+            if place.logits is not None:
+                known[place.lane] = place.logits
+        self._active += len(chosen)
+        return known
+
+    def _seat(self, ticket: Ticket, index: int, row: Row, lane: int) -> None:
+        """Write a row's numbers on the board."""
+        board, size, sampling = self._board, len(row.tokens), ticket.drafts.sampling
+        limit = size + int(ticket.most[index])
+        board.widen(limit)
+        board.tokens[lane, :size] = row.tokens
+        board.growing[lane] = True
+        board.size[lane] = board.entered[lane] = size
+        board.start[lane] = row.start
+        board.limit[lane] = limit
+        board.tested[lane] = size + ticket.untested
+        board.threshold[lane] = ticket.threshold
+        board.fed[lane] = 0
+        board.seeds[lane] = ticket.drafts.seeds[index]
+        board.law[lane] = self._laws.setdefault(replace(sampling, max_tokens=1, stop=()), len(self._laws))
+        board.stop[lane] = self._stops.setdefault(sampling.stop, len(self._stops))
+        board.ticket[lane] = ticket.number
+        board.row[lane] = index
+
+    def _grow(self, lanes: NDArray[np.int64], logits: Tensor) -> None:
+        """Add a token to each of `lanes` by `logits` [len(lanes), V], and let those leave that are through."""
+        board = self._board
+        ids, logps, entropies = self._draw(lanes, logits)
+        size = board.size[lanes]
+        unsure = (entropies >= board.threshold[lanes]) & (size >= board.tested[lanes])
+        drawn = lanes if not unsure.any() else lanes[~unsure]
+        ids, logps = (ids, logps) if len(drawn) == len(lanes) else (ids[~unsure], logps[~unsure])
+        size = board.size[drawn]
+        board.tokens[drawn, size] = ids
+        board.logps[drawn, size] = logps
+        board.size[drawn] = size = size + 1
+        self._generated += len(drawn)
+        ended = self._model.stops.ends[ids]
+        full = size >= board.limit[drawn]
+        suspect = self._suspects(drawn, ids)
+        for lane in lanes[unsure]:
+            self._leave(int(lane), UNFINISHED, logits=logits[int(np.flatnonzero(lanes == lane)[0])].clone())
+        for i in np.flatnonzero(ended | full | suspect):
+            self._settle(int(drawn[i]), bool(ended[i]), bool(full[i]), bool(suspect[i]))
+
+    def _draw(self, lanes: NDArray[np.int64], logits: Tensor) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
+        """Tokens, their log-probabilities and the entropies before them, each [len(lanes)]; one transfer from the device."""
+        board = self._board
+        noise = torch.from_numpy(uniforms(board.seeds[lanes], board.size[lanes] - board.start[lanes])).to(logits.device)
+        law = board.law[lanes]
+        names = list(self._laws)
+        if (law == law[0]).all():
+            ids, logps = laws.draw(logits, names[law[0]], noise)
+        else:
+            ids = torch.zeros(len(lanes), dtype=torch.long, device=logits.device)
+            logps = torch.zeros(len(lanes), dtype=torch.double, device=logits.device)
+            for one in np.unique(law):
+                of = torch.from_numpy(np.flatnonzero(law == one)).to(logits.device)
+                ids[of], logps[of] = laws.draw(logits[of], names[one], noise[of])
+        if np.isfinite(board.threshold[lanes]).any():
+            doubt = laws.entropy(logits)
+        else:
+            doubt = torch.zeros_like(logps)
+        host = torch.stack((ids.double(), logps, doubt)).cpu().numpy()
+        if np.isnan(host[1:]).any():
+            self._refuse(lanes[np.isnan(host[1:]).any(0)])
+        return host[0].astype(np.int64), host[1], host[2]
+
+    def _refuse(self, lanes: NDArray[np.int64]) -> None:
+        """Raise ModelError for rows whose logits are not numbers."""
+        lane = lanes[0]
+        prompt = self._tickets[int(self._board.ticket[lane])].drafts.prompt.id
+        at = self._board.size[lane] - self._board.start[lane]
+        raise ModelError(
+            f"the model {self._model.name} gave logits that are NaN or infinite for prompt {prompt!r}, "
+            f"response token {at} ({len(lanes)} rows in this step)",
+            hint="Check the weights; if they are sound, load the model with dtype='float32' or 'bfloat16'.",
+        )
+
+    def _suspects(self, lanes: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which rows' new tokens may have completed a stop string."""
+        stop = self._board.stop[lanes]
+        suspect = np.zeros(len(lanes), dtype=np.bool_)
+        if stop.any():
+            for strings, number in self._stops.items():
+                if number and (stop == number).any():
+                    suspect |= (stop == number) & self._model.stops.suspects(strings)[ids]
+        return suspect
+
+    def _settle(self, lane: int, ended: bool, full: bool, suspect: bool) -> None:
+        """Let a row leave if its newest token was its last, and say why it ended."""
+        board = self._board
+        ticket, size, start = self._tickets[int(board.ticket[lane])], board.size[lane], board.start[lane]
+        if ended:
+            self._leave(lane, END)
+            return
+        chars = self._model.stops.find(ticket.drafts, board.tokens[lane, start:size]) if suspect else -1
+        if chars >= 0:
+            self._leave(lane, STOP, chars)
+        elif full:
+            self._leave(lane, LENGTH if size - start >= ticket.drafts.sampling.max_tokens else UNFINISHED)
+
+    def _leave(self, lane: int, reason: str, chars: int = -1, logits: Tensor | None = None) -> None:
+        """Take a row out of its lane. logits: [V], what follows it, if it ended before its next token."""
+        board = self._board
+        ticket, entered, size = self._tickets[int(board.ticket[lane])], board.entered[lane], board.size[lane]
+        tokens = board.tokens[lane, :size].copy()
+        index = int(board.row[lane])
+        ticket.grown[index] = Left(
+            tokens=tokens[entered:],
+            logps=board.logps[lane, entered:size].copy(),
+            reason=reason,
+            chars=chars,
+            note=self._lanes.leave(lane, tokens, logits),
+        )
+        ticket.tokens += int(size - entered)
+        ticket.positions += int(board.fed[lane])
+        ticket.out.discard(index)
+        board.growing[lane] = False
+        self._active -= 1
+
+
+def _row(drafts: TextDrafts, index: int) -> Row:
+    steps = int(drafts.steps[index])
+    tokens = drafts.prompt_tokens
+    if steps:
+        tokens = np.concatenate((tokens, drafts.ids[index, :steps]))
+    return Row(tokens, len(drafts.prompt_tokens), drafts.memory[index])
+
+
+def _answer(ticket: Ticket) -> Grown:
+    """The job's drafts with what their rows grew by."""
+    drafts, grown = ticket.drafts, ticket.grown
+    steps = drafts.steps.copy()
+    for i, left in grown.items():
+        steps[i] += len(left.tokens)
+    wide = max(int(steps.max(initial=0)), 0)
+    more = ((0, 0), (0, max(wide - drafts.ids.shape[1], 0)))
+    ids, logps = np.pad(drafts.ids, more, constant_values=-1), np.pad(drafts.logps, more)
+    reason, chars, memory = drafts.reason.copy(), drafts.chars.copy(), list(drafts.memory)
+    for i, left in grown.items():
+        ids[i, drafts.steps[i] : steps[i]] = left.tokens
+        logps[i, drafts.steps[i] : steps[i]] = left.logps
+        reason[i], chars[i], memory[i] = left.reason, left.chars, left.note
+    longest = ~drafts.done & (steps >= drafts.sampling.max_tokens) & (reason == UNFINISHED)
+    reason[longest] = LENGTH
+    answer = replace(
+        drafts, ids=ids, logps=logps, steps=steps, reason=reason, chars=chars, memory=tuple(memory)
+    )
+    return Grown(answer, Spent(ticket.tokens, ticket.positions), ticket.stopped)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from italic.core.registry import entries
+
+
+def test_help_names_every_command(italic) -> None:
+    said = italic("--help")
+    assert said.code == 0
+    for command in ("demo", "generate", "methods", "models", "rewards", "doctor", "cite", "export"):
+        assert command in said.out
+
+
+def test_version(italic) -> None:
+    assert italic("--version").out.startswith("italic ")
+
+
+@pytest.mark.parametrize("kind", ["methods", "models", "rewards"])
+def test_listings_show_everything_registered(italic, kind: str) -> None:
+    said = italic(kind)
+    assert said.code == 0
+    for name in entries(kind):
+        assert name in said.out
+        assert italic(kind, name).code == 0
+    assert "Did you mean" in italic(kind, list(entries(kind))[0][:-1] + "x").err
+
+
+def test_cite(italic) -> None:
+    said = italic("cite", "best-of-n:n=4", "soft-best-of-n")
+    assert "2401.01879" in said.out
+    assert "2505.03156" in said.out
+    assert said.out.count("@misc{") == said.out.count("\n}\n")
+    assert italic("cite", "nonsense").code == 2
+
+
+def test_doctor_passes_the_toy_pair(italic, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    said = italic("doctor", prompts, "-m", "toy", "-r", "toy", "--count", "500", "--token-price", "1")
+    assert said.code == 0
+    assert "FAILS" not in said.out
+    assert "500 prompts" in said.out
+
+
+BROKEN = """
+import random
+def moody(prompts, completions, **columns): return [random.random() for _ in prompts]
+def crowded(prompts, completions, **columns): return [float(len(c) + max(map(len, completions))) for c in completions]
+"""
+
+
+@pytest.mark.parametrize(("name", "check"), [("moody", "the same text again"), ("crowded", "batch of 1 = batch of k")])
+def test_doctor_finds_a_broken_reward(italic, tmp_path: Path, name: str, check: str) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "a"}\n{"prompt": "b"}\n')
+    said = italic("doctor", prompts, "-m", "toy", "-r", f"function:{tmp_path / 'broken.py'}:{name}")
+    assert said.code == 1
+    assert check in said.err
+    assert "FAILS" in said.out
+
+
+def test_export(italic, tmp_path: Path) -> None:
+    record, out = tmp_path / "out.jsonl", tmp_path / "export.json"
+    messages = [{"role": "user", "content": "hi"}]
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": "a"}) + "\n" + json.dumps({"messages": messages}) + "\n")
+    italic("generate", prompts, "-m", "toy", "-r", "toy", "--candidates", "--out", record)
+    answers = [json.loads(line) for line in record.read_text().splitlines()]
+
+    assert italic("export", record, "--format", "alpaca-eval", "--out", out).code == 0
+    rows = json.loads(out.read_text())
+    assert [row["instruction"] for row in rows] == ["a", "hi"]
+    assert [row["output"] for row in rows] == [a["completion"] for a in answers]
+
+    assert italic("export", record, "--format", "sft", "--out", out).code == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert rows[0] == {"prompt": "a", "completion": answers[0]["completion"]}
+    assert rows[1]["prompt"] == messages
+    assert rows[1]["completion"] == [{"role": "assistant", "content": answers[1]["completion"]}]
+
+    assert italic("export", record, "--format", "dpo", "--out", out).code == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert all(row["chosen_reward"] > row["rejected_reward"] for row in rows)
+    assert rows[0]["chosen"] == answers[0]["completion"]
+
+
+def test_export_refuses_what_it_cannot_use(italic, tmp_path: Path) -> None:
+    record, out = tmp_path / "out.jsonl", tmp_path / "export.json"
+    italic("generate", "-p", "a", "-m", "toy", "-r", "toy", "--out", record)
+    assert "--candidates" in italic("export", record, "--format", "dpo", "--out", out).err
+    assert "Choose one of" in italic("export", record, "--format", "csv", "--out", out).err
+    assert italic("export", tmp_path / "nothing", "--out", out).code == 2
+    out.write_text("{}")
+    assert italic("export", out, "--out", record).code == 2
+    assert italic("export", record, "--out", tmp_path / "no" / "folder").code == 1

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from italic.laws.statistics import chi_square, mean_interval
+
+
+def test_chi_square_as_scipy_has_it():
+    counts, law = np.array([18, 32, 50]), np.array([0.2, 0.3, 0.5])
+    fit, expected = chi_square(counts, law), stats.chisquare(counts, 100 * law)
+    assert fit.statistic == pytest.approx(expected.statistic)
+    assert fit.p_value == pytest.approx(expected.pvalue)
+    assert fit.dof == 2
+
+
+def test_rare_outcomes_are_pooled():
+    law = np.array([0.9, 0.03, 0.03, 0.03, 0.01])
+    counts = np.array([90, 2, 4, 3, 1])
+    fit = chi_square(counts, law)
+    pooled = stats.chisquare([5, 95], [7, 93])
+    assert (fit.dof, fit.statistic) == (1, pytest.approx(pooled.statistic))
+    assert chi_square(np.array([3, 1]), np.array([0.5, 0.5])) == (0.0, 0, 1.0)
+
+
+def test_impossible_outcomes():
+    law = np.array([0.5, 0.5, 0.0])
+    assert chi_square(np.array([50, 50, 0]), law).p_value == 1
+    assert chi_square(np.array([50, 50, 1]), law).p_value == 0
+
+
+def test_p_values_are_uniform_under_the_law():
+    rng = np.random.default_rng(0)
+    law = rng.dirichlet(np.full(40, 0.3))
+    p_values = [chi_square(rng.multinomial(2000, law), law).p_value for _ in range(400)]
+    assert stats.kstest(p_values, "uniform").pvalue > 0.001
+
+
+def test_mean_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    intervals = [mean_interval(rng.normal(3, 2, size=6), 0.9) for _ in range(2000)]
+    assert np.mean([i.low <= 3 <= i.high for i in intervals]) == pytest.approx(0.9, abs=0.02)
+    assert mean_interval(np.array([2.0])) == (2.0, -np.inf, np.inf)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: chi_square(np.array([1, 2]), np.array([1.0])),
+        lambda: chi_square(np.array([0]), np.array([1.0])),
+        lambda: mean_interval(np.array([])),
+        lambda: mean_interval(np.array([1.0]), 1.0),
+    ],
+)
+def test_refusals(call):
+    with pytest.raises(ValueError, match="of"):
+        call()
