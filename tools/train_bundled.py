@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 import torch
+
 from bundled import steps
 
 STEPS = tuple(steps.RUN)

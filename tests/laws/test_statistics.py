@@ -17,9 +17,9 @@ def test_chi_square_as_scipy_has_it():
 
 def test_rare_outcomes_are_pooled():
     law = np.array([0.9, 0.03, 0.03, 0.03, 0.01])
-    counts = np.array([90, 2, 4, 3, 1])
+    counts = np.array([90, 1, 2, 4, 3])
     fit = chi_square(counts, law)
-    pooled = stats.chisquare([5, 95], [7, 93])
+    pooled = stats.chisquare([6, 94], [7, 93])
     assert (fit.dof, fit.statistic) == (1, pytest.approx(pooled.statistic))
     assert chi_square(np.array([3, 1]), np.array([0.5, 0.5])) == (0.0, 0, 1.0)
 

@@ -41,7 +41,7 @@ def rewards_of(reward):
 
 
 def rejection(reward, **changes):
-    return Rejection(bound=rewards_of(reward).max(), beta=changes.get("beta", BETA), max_draws=100, parallel=4)
+    return Rejection(bound=rewards_of(reward).max(), beta=changes.get("beta", BETA), max_draws=64, parallel=8)
 
 
 def cases(reward):
@@ -61,6 +61,7 @@ def counts_of(method, reward, seed, draws, sampling=SAMPLING):
     return np.array([seen[text] for text in TEXTS])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", cases(SMOOTH))
 def test_law(name):
     method, law = cases(SMOOTH)[name]
@@ -73,6 +74,13 @@ def test_law(name):
 def test_law_with_ties(name):
     method, law = cases(TIED)[name]
     assert chi_square(counts_of(method, TIED, 5, 2 * FEW), law).p_value > RIGHT
+
+
+def test_law_of_the_fallback():
+    """Rejection that accepts nothing chooses among its draws as soft best-of-n does."""
+    law = finite.soft_best_of_n(P, rewards_of(SMOOTH), 6, BETA)
+    hopeless = Rejection(bound=1000, beta=BETA, max_draws=6, parallel=4)
+    assert chi_square(counts_of(hopeless, SMOOTH, 7, 2 * FEW), law).p_value > RIGHT
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ TOP = rewards_of(SMOOTH).max()
 @pytest.mark.parametrize(
     ("name", "reward", "wrong", "sampling"),
     [
-        ("sample", SMOOTH, Sample(n=1), Sampling(temperature=0.9)),
+        ("sample", SMOOTH, Sample(n=1), Sampling(temperature=0.7)),
         ("best-of-n", SMOOTH, BestOfN(n=N + 1), SAMPLING),
         ("best-of-n", TIED, ShortestTie(n=N), SAMPLING),
         ("soft-best-of-n", SMOOTH, SoftBestOfN(n=N, beta=BETA / 2), SAMPLING),

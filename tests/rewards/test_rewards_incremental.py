@@ -10,11 +10,11 @@ from italic.rewards.classifier import Checkpoint, ClassifierReward
 from italic.rewards.classifier.incremental import Incremental, obstacle
 from italic.rewards.classifier.plain import Plain
 from italic.rewards.classifier.prefixes import Block, Prefixes
-from italic.rewards.classifier.render import Frame, Row
+from italic.rewards.classifier.render import Row
 
 CHAT = Prompt(id="chat", messages=({"role": "user", "content": "hello there, how are you today?"},))
+P = frozenset("p")
 KINDS = ["llama", "grouped", "qwen2", "gpt2", "opt"]
-FRAME = Frame("", "", special=False)
 
 
 def both(kind="llama", *, cache=512, **options):
@@ -81,10 +81,10 @@ def test_any_history_gives_the_plain_scores(cache, data):
     for _ in range(data.draw(st.integers(1, 4))):
         texts = data.draw(st.lists(st.lists(token, min_size=1, max_size=12), min_size=1, max_size=6))
         rows = [Row(np.array(ids, dtype=np.int32)) for ids in texts]
-        got, positions = fast.score(FRAME, rows)
-        wanted, most = plain.score(FRAME, rows)
+        got, positions = fast.score(rows)
+        wanted, most = plain.score(rows)
         np.testing.assert_allclose(got, wanted, atol=1e-5)
-        assert positions <= most
+        assert positions.sum() <= most.sum()
         assert fast.prefixes.size <= fast.prefixes.limit
 
 
@@ -120,6 +120,24 @@ def test_the_trial_finds_models_that_only_seem_to_work():
     assert obstacle(Checkpoint.of(model, tiny.tokenizer())) == "RuntimeError: no cache here"
 
 
+@pytest.mark.parametrize("incremental", [True, False])
+def test_merged_batches_share_forward_passes(write, incremental):
+    checkpoint = Checkpoint.of(tiny.model("grouped"), tiny.tokenizer())
+    merged = ClassifierReward(checkpoint, merge=True, incremental=incremental)
+    _, plain = both("grouped")
+    forwards = []
+    checkpoint.model.register_forward_hook(lambda *_: forwards.append(1))
+    texts = [["the cat"], [" a film"], ["hello", "the mat", "hello"], []]
+    for grown in ("", " and the dog", " and the dog ran"):
+        batches = [write(f"p{i}", [t + grown for t in some], done=False) for i, some in enumerate(texts)]
+        forwards.clear()
+        got = merged.score(batches)
+        assert len(forwards) == (2 if incremental and not grown else 1)
+        for mine, theirs in zip(got, plain.score(batches), strict=True):
+            np.testing.assert_allclose(mine.rewards, theirs.rewards, atol=1e-5)
+            assert mine.tokens <= theirs.tokens
+
+
 def block(*rows):
     ids = np.array(rows, dtype=np.int32)
     return Block(ids, [(torch.zeros(len(rows), 1, ids.shape[1], 2),) * 2])
@@ -129,15 +147,18 @@ def test_the_store_finds_the_longest_prefix_and_drops_the_longest_unused():
     first, second, third = block([1, 2, -1], [1, 3, 4]), block([1, 2, 3]), block([1, 3, 4])
     store = Prefixes(first.size + second.size)
     assert store.find("p", np.array([1])) is None
-    store.add("p", first)
-    store.add("p", second)
+    store.add(P, first)
+    store.add(P, second)
     found = store.find("p", np.array([1, 3, 4, 5]))
     assert (found.block, found.row, found.length) == (first, 1, 3)
     assert store.find("p", np.array([7])) is None
     assert store.find("q", np.array([1, 2])) is None
-    store.add("q", third)  # the second goes: the first was used since
+    store.add(frozenset("pq"), third)  # the second goes: the first was used since
     assert len(store) == 2
     assert store.find("p", np.array([1, 2, 3])).length == 2
-    store.add("p", block([1] * 1000))
+    store.add(P, block([1] * 1000))
     assert len(store) == 2
     assert store.size <= store.limit
+    store.add(P, first)
+    store.add(P, second)  # the first and the third go, and with it the file of q
+    assert store.find("q", np.array([1, 3])) is None

@@ -1,4 +1,4 @@
-"""What the tests of `italic.run` share: models that hide or count, rewards that misbehave, methods that try everything."""
+"""What the tests of `italic.run` share: models that hide, rewards that misbehave, methods that try everything."""
 
 from __future__ import annotations
 

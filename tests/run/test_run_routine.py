@@ -133,9 +133,10 @@ def test_an_error_is_thrown_in_at_the_question() -> None:
     assert question == Score("instead")
     routine.answer(node, 5)
     assert routine.result == 5
+    failing = Routine(ask("a"))
+    ((node, _),) = failing.begin()
     with pytest.raises(KeyError, match="gone"):
-        failing = Routine(ask("a"))
-        failing.throw(failing.begin()[0][0], KeyError("gone"))
+        failing.throw(node, KeyError("gone"))
 
 
 def watched(name: str, log: list[str]) -> Asks:

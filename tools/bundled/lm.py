@@ -44,7 +44,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausal
     return model
 
 
-def optimizers(model: nn.Module, muon_rate: float, adam_rate: float, decay: float = 0.02) -> list[torch.optim.Optimizer]:
+def optimizers(
+    model: nn.Module, muon_rate: float, adam_rate: float, decay: float = 0.02
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for embeddings, norms and heads."""
     matrices = [p for n, p in model.named_parameters() if p.ndim == 2 and ".layers." in n]
     chosen = {id(p) for p in matrices}
@@ -62,7 +64,7 @@ def set_rate(steppers: list[torch.optim.Optimizer], factor: float) -> None:
             group["lr"] = group["first_lr"] * factor
 
 
-def rate(progress: float, step: int, warmup: int = 60, flat: float = 0.35) -> float:
+def rate(progress: float, step: int, warmup: int = 100, flat: float = 0.35) -> float:
     """Warm-up by step, then constant, then a cosine to almost zero when the time is used up."""
     if progress < flat:
         return min(1.0, (step + 1) / warmup)
@@ -113,7 +115,7 @@ def train(
     minutes: float,
     seed: int,
     half: bool = False,
-    batch: int = 32,
+    batch: int = 10,
     save_every: float = 10.0,
 ) -> dict[str, float]:
     """Train for a number of minutes of wall-clock time; returns held-out losses by kind.
@@ -121,8 +123,10 @@ def train(
     `half` turns on bfloat16 autocast, which pays on processors with matrix units."""
     pad = tokenizer.pad_token_id
     model = build_model(tokenizer, seed)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(rows):,} rows of {rows.shape[1]}", flush=True)
-    steppers = optimizers(model, muon_rate=4e-3, adam_rate=4e-3)
+    print(
+        f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(rows):,} rows of {rows.shape[1]}", flush=True
+    )
+    steppers = optimizers(model, muon_rate=3e-3, adam_rate=3e-3)
     compiled = torch.compile(model)
     order = np.random.default_rng(seed).permutation(len(rows))
     start, saved, step, seen, at = time.monotonic(), 3.0 - save_every, 0, 0, 0
@@ -141,13 +145,19 @@ def train(
             stepper.zero_grad()
         step += 1
         seen += part.numel()
-        if step % 20 == 0:
+        if step % 50 == 0:
             speed = seen / (time.monotonic() - start)
-            print(f"step {step} loss {loss.item():.3f} {speed:,.0f} tokens/s {minutes - elapsed:.1f} min left", flush=True)
+            print(
+                f"step {step} loss {loss.item():.3f} {speed:,.0f} tokens/s {minutes - elapsed:.1f} min left", flush=True
+            )
         if elapsed - saved > save_every:
             saved = elapsed
             save(model, tokenizer, out)
-            print("saved", {kind: round(held_loss(model, part[:batch], pad, batch), 3) for kind, part in held.items()}, flush=True)
+            print(
+                "saved",
+                {kind: round(held_loss(model, part[:batch], pad, batch), 3) for kind, part in held.items()},
+                flush=True,
+            )
     save(model, tokenizer, out)
     report = {kind: held_loss(model, part, pad, 16) for kind, part in held.items()}
     print("final", report, f"{seen:,} tokens", flush=True)

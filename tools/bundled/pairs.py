@@ -8,14 +8,22 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerFast
 
-from bundled.chats import LONG, OPINION_ASK, OPINION_TONE, REVIEW_ASK, REVIEW_TONE, STORY_ASK, Chat, Corpus, ask
+from bundled.asks import OPINION_ASK, OPINION_TONE, REVIEW_ASK, REVIEW_TONE, STORY_ASK, ask
+from bundled.chats import LONG, Chat, Corpus
 from bundled.sampling import prompt_ids
 from bundled.tokens import END, encode
 
 LONGEST = 320
 """Largest number of tokens of prompt and reply; longer prompts lose their beginning."""
 
-SMALL_TALK = ("How are you?", "What do you think?", "How was your day?", "Tell me what you feel.", "What happened?", "And?")
+SMALL_TALK = (
+    "How are you?",
+    "What do you think?",
+    "How was your day?",
+    "Tell me what you feel.",
+    "What happened?",
+    "And?",
+)
 BOUNDS = (8, 16, 32, 64)
 
 
@@ -166,4 +174,4 @@ def labelled(
             users.append(ask(rng, asks[kind] if way < 0.75 else rng.choice((STORY_ASK, SMALL_TALK, REVIEW_ASK))))
     prompts = prompt_ids(tokenizer, [Chat((("user", user), ("assistant", "")), "") for user in users])
     replies = encode(tokenizer, [text + END for text, _, _ in texts])
-    return [Labelled(p, r, label, kind) for p, r, (_, label, kind) in zip(prompts, replies, texts)]
+    return [Labelled(p, r, label, kind) for p, r, (_, label, kind) in zip(prompts, replies, texts, strict=True)]

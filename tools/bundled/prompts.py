@@ -6,7 +6,8 @@ import json
 import random
 from pathlib import Path
 
-from bundled.chats import SELF_ASK, SELF_LONG, TRAITS, Chat, Corpus
+from bundled.asks import SELF_ASK, SELF_LONG, TRAITS
+from bundled.chats import Chat, Corpus
 
 DEMO = {
     "dialogue": ("I", "Can", "Find", "What"),
@@ -27,7 +28,8 @@ def dialogue_prompts(corpus: Corpus, seed: int) -> list[Chat]:
     for turns in rng.sample(corpus.dialogues, len(corpus.dialogues)):
         users = [i for i, (who, _) in enumerate(turns[:8]) if who == "U"]
         last = rng.choice(users)
-        out.append(Chat(tuple(("user" if who == "U" else "assistant", text.strip()) for who, text in turns[: last + 1]), "dialogue"))
+        messages = [("user" if who == "U" else "assistant", text.strip()) for who, text in turns[: last + 1]]
+        out.append(Chat(tuple(messages), "dialogue"))
     return out
 
 
@@ -52,8 +54,8 @@ def choose(corpus: Corpus, seed: int) -> tuple[list[dict], list[dict]]:
         rest = [messages for messages in distinct if messages not in shown][:wanted]
         for name, lines, chosen in (("demo", demo, shown), ("held", held, rest)):
             for number, messages in enumerate(chosen):
-                line = {"id": f"{name}-{kind}-{number:03d}", "messages": Chat(messages, kind).as_messages(), "kind": kind}
-                lines.append(line)
+                content = Chat(messages, kind).as_messages()
+                lines.append({"id": f"{name}-{kind}-{number:03d}", "messages": content, "kind": kind})
     return demo, held
 
 

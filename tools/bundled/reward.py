@@ -7,6 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ def fit(
                 print(f"step {step} loss {running:.4f} {minutes - elapsed:.1f} min left", flush=True)
 
 
-def grouped(items: list, size: Callable[[object], int], tokens: int, rng: random.Random) -> list[list]:
+def grouped(items: list, size: Callable[[Any], int], tokens: int, rng: random.Random) -> list[list]:
     """Items of similar size in batches of about so many tokens, in random order."""
     order = sorted(items, key=lambda item: size(item) + rng.random() * 24)
     out: list[list] = []
@@ -108,21 +109,27 @@ def preference_loss(scores: Tensor, _: Tensor) -> Tensor:
     return nn.functional.softplus(worse - better).mean() + 0.005 * (better + worse).square().mean()
 
 
-def preference_batches(pairs: list[Pair], seed: int, tokens: int = 8192) -> Callable[[], Iterable]:
+def pair_size(pair: Pair) -> int:
+    """The number of tokens that a pair takes in a batch."""
+    return 2 * (len(pair.prompt) + max(len(pair.better), len(pair.worse)))
+
+
+def preference_batches(pairs: list[Pair], seed: int, tokens: int = 4096) -> Callable[[], Iterable]:
     """Batches of pairs, two in five of them truncated."""
     rng = random.Random(seed)
 
     def one_pass() -> Iterable[tuple[list[list[int]], Tensor]]:
         ready = [truncate(pair, rng)[0] if rng.random() < 0.4 else pair for pair in pairs]
-        size = lambda p: 2 * (len(p.prompt) + max(len(p.better), len(p.worse)))  # noqa: E731
-        for batch in grouped(ready, size, tokens, rng):
+        for batch in grouped(ready, pair_size, tokens, rng):
             rows = [joined(p.prompt, p.better) for p in batch] + [joined(p.prompt, p.worse) for p in batch]
             yield rows, torch.zeros(0)
 
     return one_pass
 
 
-def preference_report(model: LlamaForSequenceClassification, pairs: list[Pair], seed: int) -> dict[str, dict[str, float]]:
+def preference_report(
+    model: LlamaForSequenceClassification, pairs: list[Pair], seed: int
+) -> dict[str, dict[str, float]]:
     """Accuracy on held-out pairs by sort and task, whole and truncated, with the number of pairs."""
     rng = random.Random(seed)
     cut = [truncate(pair, rng) for pair in pairs]
@@ -136,7 +143,7 @@ def preference_report(model: LlamaForSequenceClassification, pairs: list[Pair], 
         rows = [joined(p.prompt, p.better) for p in items] + [joined(p.prompt, p.worse) for p in items]
         better, worse = score_all(model, rows).chunk(2)
         right: dict[str, list[float]] = defaultdict(list)
-        for key, gap in zip(keys, (better - worse).tolist()):
+        for key, gap in zip(keys, (better - worse).tolist(), strict=True):
             for group in (key, "all"):
                 right[group].append(1.0 if gap > 0 else 0.5 if gap == 0 else 0.0)
         report[name] = {f"{key} (n={len(v)})": round(sum(v) / len(v), 4) for key, v in sorted(right.items())}
@@ -153,13 +160,14 @@ def cut_reply(item: Labelled, size: int) -> Labelled:
     return Labelled(item.prompt, item.reply[:size], item.label, item.kind)
 
 
-def sentiment_batches(items: list[Labelled], seed: int, tokens: int = 6144) -> Callable[[], Iterable]:
+def sentiment_batches(items: list[Labelled], seed: int, tokens: int = 3072) -> Callable[[], Iterable]:
     """Batches of labelled replies, two in five of them truncated."""
     rng = random.Random(seed)
 
     def one_pass() -> Iterable[tuple[list[list[int]], Tensor]]:
         ready = [
-            cut_reply(item, rng.randint(4, max(4, len(item.reply) - 1))) if rng.random() < 0.4 else item for item in items
+            cut_reply(item, rng.randint(4, max(4, len(item.reply) - 1))) if rng.random() < 0.4 else item
+            for item in items
         ]
         for batch in grouped(ready, lambda i: len(i.prompt) + len(i.reply), tokens, rng):
             yield [joined(i.prompt, i.reply) for i in batch], torch.tensor([float(i.label) for i in batch])
@@ -168,7 +176,7 @@ def sentiment_batches(items: list[Labelled], seed: int, tokens: int = 6144) -> C
 
 
 def sentiment_report(model: LlamaForSequenceClassification, items: list[Labelled]) -> dict[str, dict[str, float]]:
-    """Accuracy at threshold zero and the area under the ROC curve, by kind, for whole replies and their first tokens."""
+    """Accuracy at threshold zero and area under the ROC curve, by kind, for whole replies and first tokens."""
     report: dict[str, dict[str, float]] = {}
     for name, size in (("whole", 10**6), ("first 32 tokens", 32), ("first 16 tokens", 16), ("first 8 tokens", 8)):
         scores = score_all(model, [joined(i.prompt, i.reply[:size]) for i in items])
@@ -188,9 +196,9 @@ def spread(
     model: LlamaForSequenceClassification, prompts: list[list[int]], replies: list[list[int]], chats: list[Chat]
 ) -> dict[str, float]:
     """The standard deviation of the scores of replies to one prompt, averaged over the prompts of each kind."""
-    scores = score_all(model, [joined(prompt, reply) for prompt, reply in zip(prompts, replies)]).tolist()
+    scores = score_all(model, [joined(prompt, reply) for prompt, reply in zip(prompts, replies, strict=True)]).tolist()
     groups: dict[tuple, list[float]] = defaultdict(list)
-    for item, value in zip(chats, scores):
+    for item, value in zip(chats, scores, strict=True):
         groups[item.kind, item.messages[:-1]].append(value)
     kinds: dict[str, list[float]] = defaultdict(list)
     for (kind, _), values in groups.items():

@@ -108,7 +108,8 @@ def load_hub(stories: int = 4000) -> Sources:
     out = Sources()
     for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
         for row in load_dataset("google-research-datasets/schema_guided_dstc8", "dialogues", split=split):
-            turns = [("US"[speaker], text) for speaker, text in zip(row["turns"]["speaker"], row["turns"]["utterance"])]
+            spoken = zip(row["turns"]["speaker"], row["turns"]["utterance"], strict=True)
+            turns = [("US"[speaker], text) for speaker, text in spoken]
             out.dialogues.append((f"{name}/{row['dialogue_id']}", name, turns))
     rows = load_dataset("roneneldan/TinyStories", split=f"train[:{stories}]")
     out.stories = [row["text"].strip() for row in rows]

@@ -19,9 +19,9 @@ from bundled.sources import load
 from bundled.tokens import encode, load_tokenizer, pack, render, train_tokenizer
 
 LENGTH = 256
-PASSES = {"story": 6, "dialogue": 1, "book": 1, "review": 2, "opinion": 1, "persona": 1, "sentence": 1}
+PASSES = {"story": 8, "dialogue": 1, "book": 1, "review": 1, "opinion": 1, "persona": 1, "sentence": 1}
 MINUTES = {"lm": 50.0, "preference": 9.0, "sentiment": 6.0}
-CONTEXTS = {"dialogue": 3000, "story": 600, "book": 500, "review": 600, "opinion": 500, "persona": 300, "sentence": 200}
+CONTEXTS = {"dialogue": 2400, "story": 500, "book": 300, "review": 350, "opinion": 400, "persona": 300, "sentence": 100}
 SPREAD_PROMPTS, SPREAD_REPLIES = 24, 16
 
 
@@ -110,7 +110,9 @@ def preference(settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     model = reward.build(tokenizer, settings.out / "chat")
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(pairs):,} pairs", flush=True)
-    reward.fit(model, reward.preference_batches(pairs, settings.seed), reward.preference_loss, settings.time("preference"))
+    reward.fit(
+        model, reward.preference_batches(pairs, settings.seed), reward.preference_loss, settings.time("preference")
+    )
     finish(settings, model, tokenizer, "preference", chats["spread"], own["spread"], measured=measured)
 
 
@@ -146,7 +148,9 @@ def finish(
         report: dict = reward.preference_report(model, measured, settings.seed)
     else:
         report = reward.sentiment_report(model, measured)
-    report["standard deviation over replies to one prompt"] = reward.spread(model, prompt_ids(tokenizer, chats), own, chats)
+    report["standard deviation over replies to one prompt"] = reward.spread(
+        model, prompt_ids(tokenizer, chats), own, chats
+    )
     write_report(settings.out / name, report)
 
 

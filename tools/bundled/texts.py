@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 
 _ABBREVIATION = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Prof|Jr|Sr|vs|etc|[A-Z])\.$")
 _BREAK = re.compile(r"(?<=[.!?])(?P<close>[\"')\]]*)\s+(?=[\"'(\[]?[A-Z0-9])")
@@ -17,7 +18,10 @@ _COARSE = re.compile(
 )
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)?")
 _COMMON_ENDINGS = ("ly", "ed", "ing", "ness", "tion", "able", "ible", "ous", "ive", "ful", "less", "ism", "ish", "ment")
-_DETERMINERS = frozenset("a an the this his her their its my our your very more most too any some".split())
+_DETERMINERS = frozenset(
+    {"a", "an", "the", "this", "his", "her", "their", "its", "my", "our", "your"}
+    | {"very", "more", "most", "too", "any", "some"}
+)
 _ALWAYS_UPPER = {"i": "I", "tv": "TV", "usa": "USA", "fbi": "FBI", "cia": "CIA", "ii": "II", "iii": "III", "dvd": "DVD"}
 
 
@@ -58,12 +62,10 @@ def paragraphs(text: str) -> list[str]:
     for block in re.split(r"\n\s*\n", straighten(text)):
         lines = [line.strip() for line in block.splitlines() if line.strip()]
         body = re.sub(r"\s+", " ", " ".join(lines))
-        if len(body) < 25 or body.isupper() or "Gutenberg" in body or "[" in body or "*" in body or not complete(body):
-            out.append("")
-        elif len(lines) > 2 and sum(len(line) for line in lines) / len(lines) < 45:
-            out.append("")
-        else:
-            out.append(body)
+        heading = len(body) < 25 or body.isupper() or not complete(body)
+        note = "Gutenberg" in body or "[" in body or "*" in body
+        verse = len(lines) > 2 and sum(len(line) for line in lines) / len(lines) < 45
+        out.append("" if heading or note or verse else body)
     return out
 
 
@@ -85,17 +87,16 @@ class TrueCaser:
         for text in lowered:
             words = text.split()
             seen.update(words)
-            after.update(word for before, word in zip(words, words[1:]) if before in _DETERMINERS)
+            after.update(word for before, word in pairwise(words) if before in _DETERMINERS)
         self.names = {word for word, count in upper.items() if count > 3 * lower[word] + 1}
         for word, count in seen.items():
-            known = upper[word] + lower[word]
-            if not known and word.isalpha() and len(word) > 2 and not word.endswith(_COMMON_ENDINGS):
-                if count > 1 and after[word] < 0.15 * count:
-                    self.names.add(word)
+            unknown = not upper[word] and not lower[word] and not word.endswith(_COMMON_ENDINGS)
+            if unknown and word.isalpha() and len(word) > 2 and count > 1 and after[word] < 0.15 * count:
+                self.names.add(word)
         follows: Counter[str] = Counter()
         for text in lowered:
             words = text.split()
-            follows.update(word for before, word in zip(words, words[1:]) if before in self.names)
+            follows.update(word for before, word in pairwise(words) if before in self.names)
         for word, count in seen.items():
             if word.isalpha() and len(word) > 2 and lower[word] < 2 and follows[word] > 0.4 * count:
                 self.names.add(word)

@@ -149,7 +149,10 @@ class TextDrafts:
         return tuple(t if c < 0 else t[:c] for t, c in zip(full, self.chars, strict=True))
 
     def __getitem__(self, index: Index) -> TextDrafts:
-        at = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index)]
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            index = index if index.size else index.astype(np.int64)
+        at = np.arange(len(self))[index]
         if at.ndim != 1:
             raise ProgramError(f"drafts are gathered by a list of rows, not by {index!r}", hint="Write drafts[[i]].")
         return replace(

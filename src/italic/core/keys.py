@@ -55,7 +55,7 @@ class Key:
         """The key at `path` below this one. The text "1" and the number 1 are different names."""
         digest = hashlib.blake2b(self.state.to_bytes(16, "little", signed=True), digest_size=8)
         for part in path:
-            name = f"{'i' if isinstance(part, int) else 's'}{part}".encode()
+            name = f"{'s' if isinstance(part, str) else 'i'}{part}".encode()
             digest.update(len(name).to_bytes(8, "little") + name)
         return Key(int.from_bytes(digest.digest(), "little"))
 

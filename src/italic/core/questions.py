@@ -110,6 +110,7 @@ def best(rewards: NDArray[np.float64]) -> int:
 
     Raises ValueError if every score is missing (a driver never hands out such an answer).
     """
-    if not len(rewards) or np.all(np.isnan(rewards)):
+    present = np.flatnonzero(~np.isnan(rewards))
+    if not len(present):
         raise ValueError("no reward to choose by")
-    return int(np.nanargmax(rewards))
+    return int(present[np.argmax(rewards[present])])

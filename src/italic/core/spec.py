@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import re
 import types
@@ -124,6 +125,7 @@ def _build(kind: Kind, spec: str, options: Mapping[str, Any]) -> Any:
         load = find(kind, name).load().load
         argument, values = _argument(rest)
     else:
+        _refuse_slip(kind, spec, name)
         name = DEFAULT_LOADER[kind]
         load = find(kind, name).load().load
         argument, values = spec, {}
@@ -139,6 +141,14 @@ def _build(kind: Kind, spec: str, options: Mapping[str, Any]) -> Any:
             _known(key, known, spec, kind)
             chosen[key] = value
     return _call(load, argument, chosen, spec, kind)
+
+
+def _refuse_slip(kind: Kind, spec: str, name: str) -> None:
+    """A name that is no path or hub id of an owner, but nearly one of ours, is a slip of the pen."""
+    known = ["demo", *entries(kind)]
+    foreign = name not in known and "/" not in spec and not Path(spec).exists()
+    if foreign and difflib.get_close_matches(name, known, n=1, cutoff=0.6):
+        raise SpecError(f"there is no {kind[:-1]} {spec!r}", hint=suggest(name, known, f"italic {kind}"))
 
 
 def _option_types(load: Callable[..., Any]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class ToyModel:
     spread: float = 1.0
     rows: int = ROWS
     offers: frozenset[str] = frozenset({"resume", "cut", "entropy", "texts"})
-    _tables: dict[tuple[bytes, Sampling], Table] = field(default_factory=dict, repr=False, compare=False)
+    _tables: dict[tuple[bytes, Sampling], Table] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 1 <= self.letters <= 26:

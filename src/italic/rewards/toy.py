@@ -27,7 +27,7 @@ class ToyReward:
     seed: int = 0
     levels: int | None = None
     scale: float = 1.0
-    _known: dict[tuple[str, str], float] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[tuple[str, str], float] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     needs: ClassVar[frozenset[str]] = frozenset({"texts"})
     partial: ClassVar[bool] = True

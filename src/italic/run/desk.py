@@ -9,7 +9,7 @@ returns the best of them with `complete=False`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -94,8 +94,11 @@ class Desk:
         return sum(len(sheet.first) for sheet in sheets if isinstance(sheet, Sheet))
 
     def admit(self) -> bool:
-        """Start the next prompt; False if there is none, or the budget is used up already."""
+        """Start the next prompt; False if there is none, or none that the budget could carry through."""
         if self._admitted == len(self._tasks) or self.ledger.tokens_left()[0] == 0:
+            return False
+        scores_left = self.ledger.scores_left()[0]
+        if scores_left is not None and scores_left <= self.scores_waiting:
             return False
         order = self._admitted
         self._admitted += 1
@@ -111,14 +114,24 @@ class Desk:
     def take_extends(self) -> list[tuple[int, Extend]]:
         """Hand over the extensions that were asked for since the last call, with their tickets."""
         taken, self._extends = self._extends, []
-        return [(ticket, job) for ticket in taken if isinstance(job := self._asked[ticket][2], Extend)]
+        return [(ticket, job) for ticket in self._awaited(taken) if isinstance(job := self._asked[ticket][2], Extend)]
+
+    def _awaited(self, tickets: Sequence[int]) -> Iterator[int]:
+        """The tickets whose answer somebody still waits for; the questions of closed generators are forgotten."""
+        for ticket in tickets:
+            if self._asked[ticket][1].alive:
+                yield ticket
+            else:
+                del self._asked[ticket]
 
     def grown(self, ticket: int, grown: Grown) -> None:
-        """Answer an extension and book what it cost."""
+        """Answer an extension and book what it cost, even if nobody waits for it any more."""
         case, node, _ = self._asked.pop(ticket)
         spent = Usage(tokens_generated=grown.spent.tokens, positions=grown.spent.positions)
         self.ledger.add(spent)
         case.usage += spent
+        if not node.alive:
+            return
         done = grown.drafts.done
         if np.any(done):
             case.unscored.setdefault(node, []).append(grown.drafts[np.flatnonzero(done)])
@@ -126,11 +139,6 @@ class Desk:
             self._refuse(case, node, grown.drafts)
         else:
             self._pursue(case, lambda: case.routine.answer(node, grown.drafts))
-
-    def refuse(self, ticket: int) -> None:
-        """Tell the method that an extension cannot be paid."""
-        case, node, job = self._asked.pop(ticket)
-        self._refuse(case, node, job.drafts)
 
     def _refuse(self, case: Case, node: Node, drafts: Drafts) -> None:
         case.partial = drafts
@@ -145,12 +153,17 @@ class Desk:
         taken, self._scores = self._scores, []
         left, resource = self.ledger.scores_left()
         affordable: list[tuple[int, Sheet]] = []
-        for ticket in taken:
+        claimed: dict[int, set[Hashable]] = {}
+        for ticket in self._awaited(taken):
             case, node, sheet = self._asked[ticket]
             if not isinstance(sheet, Sheet):
                 continue
+            others = claimed.setdefault(case.order, set()) if sheet.known is case.known else set()
+            sheet = sheet.without(others)
             if left is None or len(sheet.first) <= left:
                 left = None if left is None else left - len(sheet.first)
+                others.update(sheet.names[row] for row in sheet.first)
+                self._asked[ticket] = (case, node, sheet)
                 affordable.append((ticket, sheet))
             else:
                 del self._asked[ticket]
@@ -174,7 +187,8 @@ class Desk:
         rewards = complete(sheet, scored, self._reward.name)
         case.unscored.pop(node, None)
         self._remember(case, sheet.drafts, rewards)
-        self._pursue(case, lambda: case.routine.answer(node, rewards))
+        if node.alive:
+            self._pursue(case, lambda: case.routine.answer(node, rewards))
 
     def close(self) -> None:
         """End every prompt under way, so that the methods' `finally` clauses run."""
@@ -220,10 +234,6 @@ class Desk:
 
     def _end(self, case: Case) -> Callable[[], list[Leaf]]:
         """Replace a method that the budget ended by one that makes the best of what there is."""
-        for ticket in [t for t, (c, _, _) in self._asked.items() if c is case]:
-            del self._asked[ticket]
-        self._extends = [t for t in self._extends if t in self._asked]
-        self._scores = [t for t in self._scores if t in self._asked]
         unscored = [d for batch in case.unscored.values() for d in batch]
         case.routine.close()
         left = 0 if case.ending else self.ledger.scores_left()[0]
@@ -249,9 +259,10 @@ def _best_so_far(case: Case, unscored: Sequence[Drafts], left: int | None) -> As
     """The best finished draft, after scoring as many of the unscored ones as can be paid."""
     finished = unscored[0].concat(*unscored[1:]) if unscored else case.task.start(0)
     affordable = finished[:left]
+    known = case.best
     rewards = yield from score(affordable)
-    if case.best is not None:
-        drafts, rewards = case.best[0].concat(affordable), np.append(case.best[1], rewards)
+    if known is not None:
+        drafts, rewards = known[0].concat(affordable), np.append(known[1], rewards)
         return Outcome(drafts, rewards, chosen=best(rewards), complete=False)
     if len(affordable):
         return Outcome(affordable, rewards, chosen=best(rewards), complete=False)

@@ -95,6 +95,8 @@ def event_driven(
                 for ticket, grown in answers:
                     desk.grown(ticket, grown)
             elif not desk.results:
+                if desk.open or not session.hungry:
+                    raise ProgramError(f"the model {model.name} has nothing to do and wants no work")
                 return
             if progress is not None:
                 progress(ledger, desk.open)

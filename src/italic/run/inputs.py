@@ -87,7 +87,9 @@ def prompt_of(row: Any, number: int = 1) -> Prompt:
     except ValidationError as failure:
         first = failure.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}", hint=f"Write {EXAMPLE}.") from failure
+        raise InputError(
+            f"{where + ': ' if where else ''}{first['msg'].removeprefix('Value error, ')}", hint=f"Write {EXAMPLE}."
+        ) from failure
     messages = None if checked.messages is None else tuple(m.model_dump() for m in checked.messages)
     identity = str(number) if checked.id is None else str(checked.id)
     return Prompt(identity, text=checked.prompt, messages=messages, columns=checked.model_extra or {})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Container, Hashable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,11 @@ class Sheet:
     def fresh(self) -> Drafts:
         """The drafts that the reward must score: each different one once."""
         return self.drafts[self.first]
+
+    def without(self, claimed: Container[Hashable]) -> Sheet:
+        """The same question, less the scores that have come in since and those that are `claimed`: on their way."""
+        waiting = [i for i in self.first if self.names[i] not in self.known and self.names[i] not in claimed]
+        return replace(self, first=np.asarray(waiting, dtype=np.int64))
 
 
 def prepare(drafts: Drafts, known: dict[Hashable, float] | None) -> Sheet:

@@ -30,21 +30,15 @@ def why_plain(network: Network, longest: int) -> str:
         return f"attention {config._attn_implementation!r} takes no mask of its own; load with attention='sdpa'"
     if getattr(network.decoder, "_is_stateful", False):
         return "it keeps a state that cannot be rolled back"
+    kinds = set(getattr(config, "layer_types", None) or ())
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if window is not None and "sliding_attention" not in kinds and kinds == {"full_attention"} and _uniform(config):
-        kinds.add("sliding_attention")
-    if "sliding_attention" in kinds and window is not None and window < longest:
+    slides = "sliding_attention" in kinds or not kinds
+    if window is not None and slides and window < longest:
         return f"it attends to a window of {window} tokens; load with max_length={window} or less for the fast path"
     others = sorted(kinds - {"full_attention", "sliding_attention"})
     if others:
         return f"its layers are of the kind {', '.join(others)}"
     return _trial(network)
-
-
-def _uniform(config: Any) -> bool:
-    """Whether the config has a window but no list of layers, so that the window is meant for all of them."""
-    return getattr(config, "layer_types", None) is None
 
 
 def _trial(network: Network) -> str:

@@ -16,6 +16,7 @@ tokens at the end of a row's own text are dropped before anything else.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 from italic.rewards.classifier.checkpoint import Checkpoint
 from italic.rewards.classifier.plain import Plain, pad, to_numpy
 from italic.rewards.classifier.prefixes import Block, Found, Layers, Prefixes
-from italic.rewards.classifier.render import Frame, Row
+from italic.rewards.classifier.render import Row
 
 MOVING_ROPES = ("dynamic", "longrope")
 """Rotary embeddings whose angles depend on the length of the whole input: keys read earlier would be wrong later."""
@@ -45,38 +46,46 @@ class Incremental:
         self.batch = batch
         self.prefixes = Prefixes(cache)
 
-    def score(self, frame: Frame, rows: Sequence[Row]) -> tuple[NDArray[np.float64], int]:
-        """The logits of the rows, float64 [n], and the positions that went through the network, padding not counted."""
-        texts = [self._trimmed(row.ids) for row in rows]
-        positions = self._read_common(frame.before, texts) if len(texts) > 1 else 0
-        found = [self.prefixes.find(frame.before, ids[:-1]) for ids in texts]
-        new = np.array([len(ids) - known(f) for ids, f in zip(texts, found, strict=True)])
+    def score(self, rows: Sequence[Row]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The logit of each row, float64 [n], and the positions that it took through the network, int64 [n].
+
+        The positions of what rows have in common are counted to the first of them.
+        """
+        rows = [replace(row, ids=self._trimmed(row.ids)) for row in rows]
+        files: dict[str, list[int]] = {}
+        for i, row in enumerate(rows):
+            files.setdefault(row.file, []).append(i)
+        common = np.zeros(len(rows), dtype=np.int64)
+        for members in files.values():
+            if len(members) > 1:
+                common[members[0]] = self._read_common([rows[i] for i in members])
+        found = [self.prefixes.find(row.file, row.ids[:-1]) for row in rows]
+        new = np.array([len(row) - known(f) for row, f in zip(rows, found, strict=True)], dtype=np.int64)
         logits = np.empty(len(rows), dtype=np.float64)
         order = np.argsort(new, kind="stable")
         for start in range(0, len(rows), self.batch):
             chunk = order[start : start + self.batch]
-            logits[chunk] = self._read(frame.before, [texts[i] for i in chunk], [found[i] for i in chunk])
-        return logits, positions + int(new.sum())
+            logits[chunk] = self._read([rows[i] for i in chunk], [found[i] for i in chunk])
+        return logits, new + common
 
     def _trimmed(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """The tokens up to the last that is not padding: at least one."""
         return ids[: max(1, int(np.flatnonzero(ids != self.checkpoint.pad).max(initial=0)) + 1)]
 
-    def _read_common(self, file: str, texts: Sequence[NDArray[np.int32]]) -> int:
-        """Read what all texts begin with, unless that is known; the number of positions."""
-        width = min(map(len, texts)) - 1
-        differ = np.any([ids[:width] != texts[0][:width] for ids in texts], axis=0)
-        common = texts[0][: int(differ.argmax()) if differ.any() else width]
-        found = self.prefixes.find(file, common)
+    def _read_common(self, rows: Sequence[Row]) -> int:
+        """Read what all rows begin with, unless that is known; the number of positions."""
+        first, width = rows[0], min(map(len, rows)) - 1
+        differ = np.any([row.ids[:width] != first.ids[:width] for row in rows], axis=0)
+        common = replace(first, ids=first.ids[: int(differ.argmax()) if differ.any() else width])
+        found = self.prefixes.find(common.file, common.ids)
         if len(common) > known(found):
-            self._read(file, [common], [found])
+            self._read([common], [found])
         return len(common) - known(found)
 
-    def _read(
-        self, file: str, texts: Sequence[NDArray[np.int32]], found: Sequence[Found | None]
-    ) -> NDArray[np.float64]:
-        """Put what is new in the texts through the network: their logits, float64 [n]. Keys and values are kept."""
+    def _read(self, rows: Sequence[Row], found: Sequence[Found | None]) -> NDArray[np.float64]:
+        """Put what is new in the rows through the network: their logits, float64 [n]. Keys and values are kept."""
         model, label = self.checkpoint.model, self.checkpoint.label
+        texts = [row.ids for row in rows]
         starts = np.array([known(f) for f in found])
         ids = pad([t[start:] for t, start in zip(texts, starts, strict=True)], self.checkpoint.pad)
         ends = np.array([len(t) for t in texts])
@@ -97,7 +106,8 @@ class Incremental:
         whole = np.full((len(texts), int(ends.max())), -1, dtype=np.int32)
         for row, text in zip(whole, texts, strict=True):
             row[: len(text)] = text
-        self.prefixes.add(file, Block(whole, [(layer.keys, layer.values) for layer in cache.layers]))
+        block = Block(whole, [(layer.keys, layer.values) for layer in cache.layers])
+        self.prefixes.add(frozenset(row.file for row in rows), block)
         return to_numpy(logits[:, label])
 
 
@@ -146,13 +156,24 @@ class RaggedLayer(CacheLayerMixin):
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         self.keys, self.values = (
-            t.new_zeros((*t.shape[:2], self._width, t.shape[3])) for t in (key_states, value_states)
+            self._room(t, [(here, there, old[self._index][side], known) for here, there, old, known in self._before])
+            for side, t in enumerate((key_states, value_states))
         )
-        for here, there, layers, width in self._before:
-            for mine, old in zip((self.keys, self.values), layers[self._index], strict=True):
-                mine[here, :, :width] = old[there, :, :width]
         self._before = ()
         self.is_initialized = True
+
+    def _room(self, new: Tensor, before: Sequence[tuple[Tensor, Tensor, Tensor, int]]) -> Tensor:
+        """Room for all positions, with what is known from before; 0 elsewhere, for masked values must be numbers."""
+        shape = (*new.shape[:2], self._width, new.shape[3])
+        if len(before) == 1 and len(before[0][0]) == len(new):
+            (_, there, old, width), room = before[0], new.new_empty(shape)
+            torch.index_select(old[:, :, :width], 0, there, out=room[:, :, :width])
+            room[:, :, width:] = 0
+            return room
+        room = new.new_zeros(shape)
+        for here, there, old, width in before:
+            room[here, :, :width] = old[there, :, :width]
+        return room
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -195,12 +216,11 @@ def _trial(checkpoint: Checkpoint) -> str:
     tokens = np.random.default_rng(0).integers(0, vocabulary, (3, 12)).astype(np.int32)
     tokens[tokens == checkpoint.pad] = (checkpoint.pad + 1) % vocabulary
     tokens[:, :4] = tokens[0, :4]
-    frame = Frame("", "", special=False)
     fast = Incremental(checkpoint, batch=2, cache=2**30)
     for lengths in ((5, 6, 7), (8, 12, 7), (12, 12, 9)):
         rows = [Row(ids[:k]) for ids, k in zip(tokens, lengths, strict=True)]
-        got, _ = fast.score(frame, rows)
-        wanted, _ = Plain(checkpoint, batch=2).score(frame, rows)
+        got, _ = fast.score(rows)
+        wanted, _ = Plain(checkpoint, batch=2).score(rows)
         near = 1e-3 if checkpoint.model.dtype == torch.float32 else 0.1
         if not np.allclose(got, wanted, atol=near, rtol=near):
             return f"a trial gave {got[0]:.4g} instead of {wanted[0]:.4g}"

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from italic.rewards.classifier.checkpoint import Checkpoint
-from italic.rewards.classifier.render import Frame, Row
+from italic.rewards.classifier.render import Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +21,14 @@ class Plain:
     checkpoint: Checkpoint
     batch: int
 
-    def score(self, frame: Frame, rows: Sequence[Row]) -> tuple[NDArray[np.float64], int]:
-        """The logits of the rows, float64 [n], and the positions that went through the network, padding not counted."""
+    def score(self, rows: Sequence[Row]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """The logit of each row, float64 [n], and the positions that it took through the network, int64 [n]."""
         logits = np.empty(len(rows), dtype=np.float64)
         order = np.argsort([len(row) for row in rows], kind="stable")
         for start in range(0, len(rows), self.batch):
             chunk = order[start : start + self.batch]
             logits[chunk] = self._forward([rows[i] for i in chunk])
-        return logits, sum(map(len, rows))
+        return logits, np.array([len(row) for row in rows], dtype=np.int64)
 
     def _forward(self, rows: Sequence[Row]) -> NDArray[np.float64]:
         model = self.checkpoint.model

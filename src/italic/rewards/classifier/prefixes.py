@@ -37,12 +37,12 @@ class Found:
 
 
 class Prefixes:
-    """A store of blocks, each filed under its prompt. Beyond `limit` bytes those longest unused are dropped."""
+    """Blocks, filed under the prompts of their rows. Beyond `limit` bytes the longest unused are dropped."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.size = 0
-        self._blocks: OrderedDict[int, tuple[Hashable, Block]] = OrderedDict()
+        self._blocks: OrderedDict[int, tuple[frozenset[Hashable], Block]] = OrderedDict()
         self._files: dict[Hashable, list[int]] = {}
         self._count = 0
 
@@ -50,7 +50,7 @@ class Prefixes:
         return len(self._blocks)
 
     def find(self, file: Hashable, ids: NDArray[np.int32]) -> Found | None:
-        """The longest prefix of `ids` that a row in this file has; its block counts as just used."""
+        """The longest prefix of `ids` that a block in this file has; the block counts as just used."""
         name, best = -1, None
         for candidate in reversed(self._files.get(file, ()) if len(ids) else ()):
             block = self._blocks[candidate][1]
@@ -64,17 +64,19 @@ class Prefixes:
             self._blocks.move_to_end(name)
         return best
 
-    def add(self, file: Hashable, block: Block) -> None:
-        """Keep a block; others make room for it, unless it is larger than the store."""
+    def add(self, files: frozenset[Hashable], block: Block) -> None:
+        """Keep a block in the files of its rows; others make room for it, unless it is larger than the store."""
         if block.size > self.limit:
             return
         while self.size + block.size > self.limit:
-            name, (old_file, old) = self._blocks.popitem(last=False)
+            name, (old_files, old) = self._blocks.popitem(last=False)
             self.size -= old.size
-            self._files[old_file].remove(name)
-            if not self._files[old_file]:
-                del self._files[old_file]
+            for file in old_files:
+                self._files[file].remove(name)
+                if not self._files[file]:
+                    del self._files[file]
         self._count += 1
         self.size += block.size
-        self._blocks[self._count] = file, block
-        self._files.setdefault(file, []).append(self._count)
+        self._blocks[self._count] = files, block
+        for file in files:
+            self._files.setdefault(file, []).append(self._count)

@@ -28,10 +28,14 @@ class Frame:
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """One text as the model reads it: ids, int32 [L], and token types where the model has them, int32 [L]."""
+    """One text as the model reads it: ids, int32 [L], and token types where the model has them, int32 [L].
+
+    file: the text up to the response, which rows of one prompt have in common.
+    """
 
     ids: NDArray[np.int32]
     types: NDArray[np.int32] | None = None
+    file: str = ""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -114,7 +118,7 @@ class Renderer:
         encoded = self.tokenizer(**texts, add_special_tokens=frame.special, return_attention_mask=False, verbose=False)
         types = encoded.get("token_type_ids", [None] * len(replies))
         rows = [
-            Row(np.asarray(i, dtype=np.int32), None if t is None else np.asarray(t, dtype=np.int32))
+            Row(np.asarray(i, dtype=np.int32), None if t is None else np.asarray(t, dtype=np.int32), frame.before)
             for i, t in zip(encoded["input_ids"], types, strict=True)
         ]
         for row in rows:

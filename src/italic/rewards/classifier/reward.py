@@ -7,21 +7,22 @@ from threading import Lock
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from italic.core.drafts import Drafts
 from italic.core.errors import RewardError, SpecError
 from italic.core.protocols import Scored
 from italic.rewards.classifier.checkpoint import Checkpoint, open_checkpoint
-from italic.rewards.classifier.render import Chat, Renderer, Truncate
+from italic.rewards.classifier.render import Chat, Renderer, Row, Truncate
 
 
 class ClassifierReward:
     """The raw logit (never a sigmoid) that a sequence classifier gives to a prompt with its response.
 
     A finished response is read as the chat template writes a finished conversation, an unfinished one without its end.
-    Each batch of drafts is scored by itself, in chunks of rows of like length: a chunk never holds rows of two batches,
-    because the last digits of a logit depend on the chunk's shape, and a score must not depend on what else happens to
-    be pending. Equal rows of a batch are scored once. See `load` for the options.
+    Each batch of drafts is scored by itself, in chunks of rows of like length: unless `merge` is set, a chunk never
+    holds rows of two batches, because the last digits of a logit depend on the chunk's shape, and a score must not
+    depend on what else happens to be pending. Equal rows of a batch are scored once. See `load` for the options.
 
     path: "incremental" or "plain", how the network is used; why: the reason if it is plain.
     """
@@ -39,6 +40,7 @@ class ClassifierReward:
         pair: bool = False,
         truncate: Truncate = "no",
         partial: bool | None = None,
+        merge: bool = False,
         cache: int = 512,
     ) -> None:
         from italic.rewards.classifier.incremental import Incremental, obstacle
@@ -57,6 +59,7 @@ class ClassifierReward:
         self._network: Plain | Incremental = (
             Plain(checkpoint, batch) if self.why else Incremental(checkpoint, batch, cache * 2**20)
         )
+        self._merge = merge
         self._lock = Lock()
 
     def __repr__(self) -> str:
@@ -65,24 +68,37 @@ class ClassifierReward:
     def score(self, batches: Sequence[Drafts]) -> list[Scored]:
         """The logits; none is ever missing. Raises RewardError for NaN, and for what cannot be rendered."""
         with self._lock:
-            return [self._score(batch) for batch in batches]
+            sheets = [self._rows(batch) for batch in batches]
+            if self._merge:
+                answers = self._ask([row for rows, _ in sheets for row in rows])
+                ends = np.cumsum([len(rows) for rows, _ in sheets])
+                parts = [
+                    tuple(a[e - len(rows) : e] for a in answers) for (rows, _), e in zip(sheets, ends, strict=True)
+                ]
+            else:
+                parts = [self._ask(rows) for rows, _ in sheets]
+        return [
+            self._scored(batch.prompt.id, logits[place], int(positions.sum()))
+            for batch, (_, place), (logits, positions) in zip(batches, sheets, parts, strict=True)
+        ]
 
-    def _score(self, drafts: Any) -> Scored:
-        n = len(drafts)
-        if not n:
-            return Scored(np.zeros(0), np.zeros(0, dtype=np.bool_))
-        frame = self._renderer.frame(drafts.prompt)
-        rows = self._renderer.rows(frame, drafts)
-        places: dict[tuple[bytes, bytes], int] = {}
-        place = [places.setdefault(row.key, len(places)) for row in rows]
-        first = [place.index(k) for k in range(len(places))]
-        logits, tokens = self._network.score(frame, [rows[i] for i in first])
+    def _rows(self, drafts: Any) -> tuple[list[Row], NDArray[np.int64]]:
+        """The different rows of a batch, k of them, and for each draft which one is its: int64 [n], below k."""
+        read = self._renderer.rows(self._renderer.frame(drafts.prompt), drafts) if len(drafts) else []
+        different = {row.key: row for row in read}
+        places = {key: k for k, key in enumerate(different)}
+        return list(different.values()), np.array([places[row.key] for row in read], dtype=np.int64)
+
+    def _ask(self, rows: list[Row]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        return self._network.score(rows) if rows else (np.zeros(0), np.zeros(0, dtype=np.int64))
+
+    def _scored(self, prompt: str, logits: NDArray[np.float64], tokens: int) -> Scored:
         if np.isnan(logits).any():
             raise RewardError(
-                f"the reward model {self.name} gave NaN for prompt {drafts.prompt.id!r}",
+                f"the reward model {self.name} gave NaN for prompt {prompt!r}",
                 hint="Load it with dtype=float32; if that does not help, its weights are broken.",
             )
-        return Scored(logits[place], np.zeros(n, dtype=np.bool_), tokens)
+        return Scored(logits, np.zeros(len(logits), dtype=np.bool_), tokens)
 
 
 def load(
@@ -99,6 +115,7 @@ def load(
     pad_token: str | None = None,
     max_length: int | None = None,
     partial: bool | None = None,
+    merge: bool = False,
     cache: int = 512,
 ) -> ClassifierReward:
     """The sequence classifier in a directory or at a hub id, or bundled: `demo`, `demo:preference`, `demo:sentiment`.
@@ -116,6 +133,8 @@ def load(
     max_length: tokens the model reads, if less than its configuration says.
     partial: whether scores of unfinished drafts mean something; by default so for models that read from left to right,
         because what they compute at a token never looks ahead.
+    merge: put rows of different prompts into one forward pass: faster where a method scores few drafts a prompt at a
+        time. Scores then depend in their last digits on what else is pending.
     cache: MiB of keys and values kept.
     Raises SpecError.
     """
@@ -130,5 +149,6 @@ def load(
         pair=pair,
         truncate=truncate,
         partial=partial,
+        merge=merge,
         cache=cache,
     )

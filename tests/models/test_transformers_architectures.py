@@ -1,0 +1,98 @@
+"""Every architecture runs unchanged on the ragged path, and says the same as `generate` and as the plain path."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_decoders import KINDS, decoder, finish, logits_after, model, start, tokenizer, tokens
+
+from italic.core.questions import Extend
+from italic.models.transformers import TransformersModel
+
+PROMPTS = ("the thing", "a", "on the other hand, nothing")
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_greedy_equals_generate(kind: str) -> None:
+    made = model(kind, rows=4)
+    assert (made.path, made.why) == ("ragged", "")
+    drafts = [start(made, text, max_tokens=12, temperature=0) for text in PROMPTS]
+    for draft, grown in zip(drafts, made.extend([Extend(d) for d in drafts]), strict=True):
+        ids = torch.from_numpy(draft.prompt_tokens.astype(np.int64))[None]
+        told = made.network.decoder.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=12,
+            eos_token_id=made.tokenizer.eos_token_id,
+            pad_token_id=0,
+        )
+        assert tokens(grown.drafts) == [told[0, ids.shape[1] :].tolist()]
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_ragged_equals_plain(kind: str) -> None:
+    network, words = decoder(kind), tokenizer()
+    seen = []
+    for path in ("ragged", "plain"):
+        made = TransformersModel(network, words, rows=5, path=path)
+        drafts = [start(made, text, n=4, max_tokens=10, temperature=0.8) for text in PROMPTS]
+        answers = [grown.drafts for grown in made.extend([Extend(d) for d in drafts])]
+        seen.append([tokens(a) for a in answers])
+        assert sum(a.steps.sum() for a in answers) > 60
+    assert seen[0] == seen[1]
+
+
+def test_eager_attention_is_ragged_too() -> None:
+    network = decoder()
+    network.set_attn_implementation("eager")
+    made = TransformersModel(network, tokenizer(), rows=4)
+    assert made.path == "ragged"
+    drafts = start(made, n=3, max_tokens=8)
+    assert tokens(finish(made, drafts)) == tokens(finish(model(rows=4), drafts))
+
+
+def test_log_probabilities_are_those_of_the_law() -> None:
+    made = model()
+    drafts = finish(made, start(made, n=2, max_tokens=6, temperature=0.7, top_k=20))
+    for row, logps in zip(drafts.tokens, drafts.logprobs, strict=True):
+        for i, (token, logp) in enumerate(zip(row, logps, strict=True)):
+            scores = logits_after(made, np.concatenate((drafts.prompt_tokens, row[:i]))) / 0.7
+            kept = torch.topk(scores, 20).values
+            assert float(scores[token] - torch.logsumexp(kept, 0)) == pytest.approx(float(logp), abs=1e-4)
+    greedy = finish(made, start(made, max_tokens=4, temperature=0))
+    assert greedy.logps.tolist() == [[0.0] * 4]
+
+
+def test_a_sliding_window_takes_the_plain_path_and_says_so() -> None:
+    network = decoder("mistral", sliding_window=16)
+    with pytest.warns(UserWarning, match="slow plain path: it attends to a window of 16 tokens; load with max_length=16"):
+        made = TransformersModel(network, tokenizer(), name="windowed", rows=4)
+    assert made.path == "plain"
+    grown = finish(made, start(made, max_tokens=30, temperature=0))
+    told = np.concatenate((grown.prompt_tokens, grown.tokens[0][:-1]))
+    assert int(logits_after(made, told).argmax()) == grown.tokens[0][-1]
+    assert TransformersModel(network, tokenizer(), max_length=16).path == "ragged"
+
+
+def test_a_network_that_ignores_the_cache_takes_the_plain_path() -> None:
+    network = decoder("gpt2")
+    inner = network.forward
+
+    def forward(input_ids, attention_mask=None, use_cache=None, past_key_values=None, **rest):  # type: ignore[no-untyped-def]
+        if past_key_values is not None and attention_mask is not None:
+            raise ValueError("no masks of four dimensions here")
+        return inner(input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache)
+
+    network.forward = forward
+    with pytest.warns(UserWarning, match="does not work with a ragged cache .*no masks of four dimensions"):
+        made = TransformersModel(network, tokenizer(), rows=4)
+    assert made.path == "plain"
+    drafts = start(made, n=3, max_tokens=6)
+    assert tokens(finish(made, drafts)) == tokens(finish(model("gpt2"), drafts))
+
+
+def test_bfloat16_runs_and_its_trial_passes() -> None:
+    network = decoder().to(torch.bfloat16)
+    made = TransformersModel(network, tokenizer(), rows=4)
+    assert (made.path, made.why) == ("ragged", "")
+    assert finish(made, start(made, n=5, max_tokens=9)).steps.max() == 9
