@@ -2,8 +2,8 @@
 
     python tools/train_bundled.py all --data DIR --out src/italic/bundled
 
-Every step can also be run alone, in the order prepare, lm, sample, preference, sentiment,
-prompts."""
+Every step can also be run alone, in the order prepare, lm, sharpen, sample, preference,
+sentiment, prompts."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="training time of each model (default: 50, 9 and 6)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--temperature", type=float, default=0.8, help="the temperature baked in by sharpen")
     parser.add_argument("--half", action="store_true", help="train in bfloat16 autocast")
     arguments = parser.parse_args()
     settings = steps.Settings(**{key: value for key, value in vars(arguments).items() if key != "step"})

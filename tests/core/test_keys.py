@@ -28,6 +28,13 @@ def test_the_generator_is_what_it_was():
     assert u.tolist() == [0.3681895156516695, 0.050316155877808744]
 
 
+def test_the_ends_of_the_interval_are_out():
+    """The two seeds whose 64 bits at position 0 are all 0 and all 1 (found by running `mix` backwards)."""
+    extremes = np.array([14258097010372255221, 2295574122455614247], dtype=np.uint64)
+    assert mix(mix(extremes)).tolist() == [0, 2**64 - 1]
+    assert uniforms(extremes, np.zeros(2, dtype=np.int64)).tolist() == [2.0**-54, 1 - 2.0**-53]
+
+
 @pytest.mark.parametrize(
     ("seeds", "positions"),
     [

@@ -65,7 +65,9 @@ def test_log_probabilities_are_those_of_the_law() -> None:
 
 def test_a_sliding_window_takes_the_plain_path_and_says_so() -> None:
     network = decoder("mistral", sliding_window=16)
-    with pytest.warns(UserWarning, match="slow plain path: it attends to a window of 16 tokens; load with max_length=16"):
+    with pytest.warns(
+        UserWarning, match="slow plain path: it attends to a window of 16 tokens; load with max_length=16"
+    ):
         made = TransformersModel(network, tokenizer(), name="windowed", rows=4)
     assert made.path == "plain"
     grown = finish(made, start(made, max_tokens=30, temperature=0))
@@ -81,7 +83,9 @@ def test_a_network_that_ignores_the_cache_takes_the_plain_path() -> None:
     def forward(input_ids, attention_mask=None, use_cache=None, past_key_values=None, **rest):  # type: ignore[no-untyped-def]
         if past_key_values is not None and attention_mask is not None:
             raise ValueError("no masks of four dimensions here")
-        return inner(input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache)
+        return inner(
+            input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache
+        )
 
     network.forward = forward
     with pytest.warns(UserWarning, match="does not work with a ragged cache .*no masks of four dimensions"):

@@ -62,7 +62,10 @@ def test_decoding_after_the_prompt() -> None:
 
 
 def test_fingerprints_tell_tokenizers_apart() -> None:
-    prints = [TokenizerCodec(made).fingerprint for made in (tokenizer(), tokenizer(), tokenizer(chat=True), tokenizer(end=False))]
+    prints = [
+        TokenizerCodec(made).fingerprint
+        for made in (tokenizer(), tokenizer(), tokenizer(chat=True), tokenizer(end=False))
+    ]
     assert prints[0] == prints[1] != prints[2]
 
 
@@ -70,9 +73,17 @@ def test_fingerprints_tell_tokenizers_apart() -> None:
     ("prompt", "sampling", "told"),
     [
         (Prompt("p7", text=""), Sampling(), "prompt 'p7' is empty and the tokenizer has no token to begin with"),
-        (Prompt("p7", messages=({"role": "user", "content": "a"},)), Sampling(), "'p7' has messages, but .* no chat template"),
+        (
+            Prompt("p7", messages=({"role": "user", "content": "a"},)),
+            Sampling(),
+            "'p7' has messages, but .* no chat template",
+        ),
         (Prompt("p7", text="x" * 300), Sampling(), "'p7' has 300 tokens, but the model llama has a context of 256"),
-        (Prompt("p7", text="x" * 200), Sampling(max_tokens=57), "max_tokens is 57: together .* 256.*\nSet max_tokens to at most 56"),
+        (
+            Prompt("p7", text="x" * 200),
+            Sampling(max_tokens=57),
+            "max_tokens is 57: together .* 256.*\nSet max_tokens to at most 56",
+        ),
     ],
 )
 def test_prompts_that_cannot_be(prompt: Prompt, sampling: Sampling, told: str) -> None:
@@ -100,7 +111,7 @@ def test_a_broken_chat_template_is_named() -> None:
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(UsageError, match=told):
-        model(**settings)
+        TransformersModel(decoder(), tokenizer(), **settings)
 
 
 def test_a_full_context_is_used_to_its_end() -> None:
@@ -118,7 +129,9 @@ def test_logits_that_are_no_numbers(value: float, sampling: dict[str, Any]) -> N
     made = TransformersModel(network, tokenizer(), name="broken", rows=4)
     with torch.no_grad():
         network.lm_head.weight[11] = value
-    with pytest.raises(ModelError, match="broken gave logits that are NaN or infinite for prompt 'a', response token 0"):
+    with pytest.raises(
+        ModelError, match="broken gave logits that are NaN or infinite for prompt 'a', response token 0"
+    ):
         finish(made, start(made, "a", n=2, max_tokens=5, **sampling))
     with torch.no_grad():
         network.lm_head.weight[11] = 0.0

@@ -85,7 +85,7 @@ def test_entropy_in_nats() -> None:
 
 
 def exact_law(made: TransformersModel, drafts: Any, law: dict[str, Any], length: int) -> dict[tuple[int, ...], float]:
-    """The probability of every response of at most `length` tokens, by enumeration through the network and the warpers."""
+    """The probability of every response of at most `length` tokens, by enumeration."""
     prompt, size = drafts.prompt_tokens.tolist(), made.network.vocabulary
     law_of: dict[tuple[int, ...], float] = {(): 1.0}
     done: dict[tuple[int, ...], float] = {}

@@ -46,25 +46,24 @@ def test_an_extension_by_steps_leaves_rows_unfinished(made: TransformersModel) -
     assert list(again.reason) == [LENGTH] * 3
 
 
-def test_stop_strings_straddle_tokens(made: TransformersModel) -> None:
-    """A stop string taken from the middle of an unstopped response, across a token border, ends it there."""
-    free = finish(made, start(made, n=6, max_tokens=40))
+@pytest.mark.parametrize("path", ["ragged", "plain"])
+def test_stop_strings_straddle_tokens(path: str) -> None:
+    """A string from across a token border of an unstopped response ends it there, and is no part of it."""
+    made = TransformersModel(decoder(size=41), tokenizer(ascii_only=True), path=path, rows=8)
+    free = finish(made, start(made, n=6, max_tokens=20))
     tried = 0
-    for row, full in enumerate(free.texts):
-        cuts = [made.codec.decode(free.prompt_tokens, free.tokens[row][:k]) for k in range(1, 40)]
-        for before, after in zip(cuts[3:], cuts[6:], strict=False):
-            stop = full[len(before) - 1 : len(after) - 1]
-            if len(stop) < 3 or not stop.isascii() or not full.isprintable() or full.find(stop) < 2:
-                continue
-            stopped = finish(made, start(made, n=6, max_tokens=40, stop=(stop, "never said")))
-            assert stopped.reason[row] == STOP
-            assert stopped.texts[row] == full[: full.find(stop)]
-            assert tokens(stopped)[row] == tokens(free)[row][: stopped.steps[row]]
-            shorter = made.codec.decode(free.prompt_tokens, stopped.tokens[row][:-1])
-            assert stop not in shorter
-            tried += 1
-            break
-    assert tried >= 1
+    for row, (said, full) in enumerate(zip(free.tokens, free.texts, strict=True)):
+        borders = [len(made.codec.decode(free.prompt_tokens, said[:k])) for k in range(2, len(said))]
+        stop = next((full[b - 1 : b + 2] for b in borders if b > 1 and full.find(full[b - 1 : b + 2]) == b - 1), None)
+        if stop is None or len(stop) < 3:
+            continue
+        tried += 1
+        stopped = finish(made, start(made, n=6, max_tokens=20, stop=("never said", stop)))
+        assert stopped.reason[row] == STOP
+        assert stopped.texts[row] == full[: full.find(stop)]
+        assert tokens(stopped)[row] == said[: stopped.steps[row]].tolist()
+        assert stop not in made.codec.decode(free.prompt_tokens, stopped.tokens[row][:-1])
+    assert tried >= 4
 
 
 def test_stop_strings_of_more_than_one_byte_a_letter() -> None:
@@ -94,7 +93,9 @@ def test_a_special_token_may_be_a_stop_string() -> None:
 
 @pytest.mark.parametrize("sampling", [{}, {"temperature": 0.5, "top_k": 7}], ids=str)
 @pytest.mark.parametrize("untested", [1, 3])
-def test_entropy_ends_before_the_uncertain_token(made: TransformersModel, sampling: dict[str, Any], untested: int) -> None:
+def test_entropy_ends_before_the_uncertain_token(
+    made: TransformersModel, sampling: dict[str, Any], untested: int
+) -> None:
     """Extensions end exactly where a plain computation of the entropy, at temperature 1, says."""
     free = finish(made, start(made, n=4, max_tokens=16, **sampling))
     doubts = []
@@ -134,7 +135,7 @@ def test_finished_rows_come_back_as_they_were(made: TransformersModel) -> None:
 
 
 @pytest.mark.parametrize("path", ["ragged", "plain"])
-@pytest.mark.parametrize("budget", [0, 1, 5, 9, 50, 77, 200])
+@pytest.mark.parametrize("budget", [0, 1, 5, 50, 90, 200])
 def test_the_allowance_is_never_exceeded(path: str, budget: int) -> None:
     made = model(path=path, rows=6, end=False)
     told = {n: tokens(finish(made, start(made, f"{n}", n=n, max_tokens=12))) for n in (2, 3, 4)}
@@ -156,8 +157,7 @@ def test_the_allowance_is_never_exceeded(path: str, budget: int) -> None:
         for row, full in zip(tokens(grown.drafts), told[n], strict=True):
             assert row == full[: len(row)]
     assert all(not g.stopped for g in answers.values()) == (budget >= 108)
-    if budget >= 50:
-        assert not answers[2].stopped
+    assert sorted(g.stopped for g in answers.values()) == [answers[n].stopped for n in (2, 3, 4)], "newest first"
     rest = made.extend([Extend(g.drafts) for g in answers.values()])
     assert [tokens(g.drafts) for g in rest] == [told[n] for n in answers]
 
@@ -180,20 +180,17 @@ def test_jobs_join_at_any_time_and_are_answered_as_soon_as_they_are_through() ->
     assert session.calls <= 30 + 3
 
 
-def test_stop_strings_and_end_tokens_survive_a_second_extension() -> None:
-    network, words = decoder(), tokenizer()
-    made = TransformersModel(network, words, rows=4)
-    free = finish(made, start(made, n=4, max_tokens=30))
-    stop = (next(text[9:11] for text in free.texts if len(text) > 12 and text[9:11].isascii()),)
-    whole = finish(made, start(made, n=4, max_tokens=30, stop=stop))
-    pieces = start(made, n=4, max_tokens=30, stop=stop)
+def test_stop_strings_survive_a_second_extension() -> None:
+    made = TransformersModel(decoder(size=41), tokenizer(ascii_only=True), rows=8)
+    stop = (finish(made, start(made, n=4, max_tokens=20)).texts[0][5:7],)
+    whole = finish(made, start(made, n=4, max_tokens=20, stop=stop))
+    pieces = start(made, n=4, max_tokens=20, stop=stop)
     while not pieces.done.all():
         pieces = finish(made, pieces, Until(steps=3))
     assert pieces.texts == whole.texts
     assert pieces.reason.tolist() == whole.reason.tolist()
-    assert STOP in whole.reason
-    uncut = finish(made, whole.cut(2))
-    assert uncut.texts == whole.texts
+    assert whole.reason[0] == STOP
+    assert finish(made, whole.cut(2)).texts == whole.texts
 
 
 def test_torch_is_left_as_it_was() -> None:

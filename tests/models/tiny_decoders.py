@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
@@ -26,19 +27,17 @@ from italic.core.questions import Extend
 from italic.core.sampling import FINISH, Sampling, Until
 from italic.models.transformers import TransformersModel
 
-CHAT = (
-    "{% for m in messages %}<u>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"  # one line
-)
+CHAT = "{% for m in messages %}<u>{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
 WORDS = ("th", "he", " t", "in", "er", "an", " a", "on", "the", " the", "ing", "é")
 
 
-def tokenizer(chat: bool = False, end: bool = True) -> PreTrainedTokenizerFast:
-    """Byte-level BPE: 256 bytes, a few merges, <e> to end, <u> and <a> for chats."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+def tokenizer(chat: bool = False, end: bool = True, ascii_only: bool = False) -> PreTrainedTokenizerFast:
+    """Byte-level BPE: 256 bytes (or a to z and the space), a few merges, <e> to end, <u> and <a> for chats."""
+    letters = [*ascii_lowercase, "\u0120"] if ascii_only else sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {letter: i for i, letter in enumerate(letters)}
     merges = []
     split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    for word in WORDS:
+    for word in WORDS[:-1] if ascii_only else WORDS:
         coded = split.pre_tokenize_str(word)[0][0]
         cut = next(i for i in range(len(coded) - 1, 0, -1) if coded[:i] in vocab and coded[i:] in vocab)
         merges.append((coded[:cut], coded[cut:]))

@@ -95,16 +95,12 @@ def test_tokens_under_way_count() -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.floats(0, 1e6), st.floats(0, 1e4), st.floats(0, 1e4))
-def test_what_is_left_can_be_paid(
-    tokens: int, calls: int, cost: float, token_price: float, reward_price: float
-) -> None:
-    if token_price == reward_price == 0:
+def test_what_is_left_can_be_paid(tokens: int, calls: int, cost: float, price: float, other: float) -> None:
+    if price == other == 0:
         return
-    budget = Budget(cost=cost, token_price=token_price, reward_price=reward_price)
-    ledger = Ledger(budget)
+    ledger = Ledger(Budget(cost=cost, token_price=price, reward_price=other))
     ledger.add(Usage(tokens_generated=tokens, reward_calls=calls))
-    spent = ledger.usage.cost
-    assert spent == ledger.price(ledger.usage)
+    assert ledger.usage.cost == ledger.price(ledger.usage)
     left, _ = ledger.tokens_left()
     if left:
         ledger.add(Usage(tokens_generated=left))

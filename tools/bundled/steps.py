@@ -36,6 +36,7 @@ class Settings:
     seed: int
     threads: int
     half: bool
+    temperature: float
 
     def time(self, step: str) -> float:
         """The training time of a step in minutes."""
@@ -61,11 +62,9 @@ def prepare(settings: Settings) -> None:
 
 def language_model(settings: Settings) -> None:
     """Train the chat language model."""
-    arrays = np.load(settings.work / "rows.npz")
-    held = {name.removeprefix("held_"): arrays[name] for name in arrays.files if name != "train"}
     report = lm.train(
-        arrays["train"],
-        held,
+        np.load(settings.work / "rows.npz")["train"],
+        held_rows(settings),
         load_tokenizer(settings.work / "tokenizer"),
         settings.out / "chat",
         settings.time("lm"),
@@ -73,6 +72,19 @@ def language_model(settings: Settings) -> None:
         half=settings.half,
     )
     write_report(settings.out / "chat", {"held-out loss per token": report})
+
+
+def held_rows(settings: Settings) -> dict[str, np.ndarray]:
+    """The packed rows of held-out chats by kind."""
+    arrays = np.load(settings.work / "rows.npz")
+    return {name.removeprefix("held_"): arrays[name] for name in arrays.files if name != "train"}
+
+
+def sharpen(settings: Settings) -> None:
+    """Bake a sampling temperature into the chat model."""
+    tokenizer = load_tokenizer(settings.work / "tokenizer")
+    report = lm.sharpen(settings.out / "chat", tokenizer, held_rows(settings), settings.temperature)
+    write_report(settings.out / "chat", {f"held-out loss per token, {name}": part for name, part in report.items()})
 
 
 def contexts(settings: Settings, training: Corpus, held: Corpus) -> dict[str, list[Chat]]:
@@ -173,6 +185,7 @@ def write_report(folder: Path, report: dict) -> None:
 RUN = {
     "prepare": prepare,
     "lm": language_model,
+    "sharpen": sharpen,
     "sample": samples,
     "preference": preference,
     "sentiment": sentiment,

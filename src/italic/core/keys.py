@@ -24,6 +24,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _FIRST = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND = np.uint64(0x94D049BB133111EB)
 _STEP = np.uint64(0xD1B54A32D192ED03)
+_BELOW_ONE = 1 - 2.0**-53
 
 
 def mix(values: Seeds) -> Seeds:
@@ -42,7 +43,7 @@ def uniforms(seeds: Seeds, positions: NDArray[np.integer]) -> NDArray[np.float64
     """
     with np.errstate(over="ignore"):
         bits = mix(mix(seeds) ^ (np.asarray(positions).astype(np.uint64) * _STEP))
-    return ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return np.minimum(((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53, _BELOW_ONE)
 
 
 @dataclass(frozen=True)

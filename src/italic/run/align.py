@@ -119,6 +119,8 @@ def align(
     Raises InputError for a bad prompt, SpecError and MismatchError before anything is spent; ModelError and RewardError
     when a back-end fails.
     """
+    if isinstance(prompts, str | Mapping):
+        raise InputError("a single text or mapping where a list of prompts belongs", hint="Write align([prompt], ...).")
     read = collect(enumerate(prompts, 1))
     if read.problems:
         raise InputError("; ".join(read.problems), hint='Give texts, or {"prompt": ...}, or {"messages": [...]}.')

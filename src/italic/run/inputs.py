@@ -31,11 +31,15 @@ class Prompts:
 def read_prompts(source: str) -> Prompts:
     """Read a .jsonl or .parquet file, or `owner/name[:split]` from the hub. Raises InputError if it cannot."""
     path = Path(source)
-    if path.is_dir():
+    try:
+        there, directory = source != "" and path.exists(), path.is_dir()
+    except OSError:
+        there = directory = False
+    if there and directory:
         raise InputError(f"{source} is a directory", hint="Give a .jsonl or .parquet file.")
-    if path.exists():
+    if there:
         rows = _parquet(path) if path.suffix == ".parquet" else _jsonl(path)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?", source) and path.suffix not in (
+    elif re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.\[\]%:+-]+)?", source) and path.suffix not in (
         ".jsonl",
         ".json",
         ".parquet",
@@ -73,7 +77,7 @@ def prompt_of(row: Any, number: int = 1) -> Prompt:
     if isinstance(row, Prompt):
         return row
     if isinstance(row, str):
-        return Prompt(str(number), text=row)
+        row = {"prompt": row}
     if isinstance(row, InputError):
         raise row
     if not isinstance(row, Mapping):
@@ -97,32 +101,41 @@ def prompt_of(row: Any, number: int = 1) -> Prompt:
 
 def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
     try:
-        with path.open(encoding="utf-8") as lines:
+        with path.open(encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     try:
                         yield number, json.loads(line)
                     except json.JSONDecodeError as failure:
                         yield number, InputError(f"not JSON: {failure.msg} at character {failure.pos + 1}")
+                    except (ValueError, RecursionError) as failure:
+                        yield number, InputError(f"not JSON: {failure}")
     except UnicodeDecodeError as failure:
         raise InputError(f"{path} is not UTF-8 text", hint="Give a .jsonl or .parquet file.") from failure
+    except OSError as failure:
+        raise _unreadable(path, failure) from failure
 
 
 def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
     import pyarrow as arrow
     import pyarrow.parquet as parquet
 
+    number = 0
     try:
-        file = parquet.ParquetFile(path)
-    except arrow.ArrowInvalid as failure:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                number += 1
+                yield number, {key: value for key, value in row.items() if value is not None}
+    except PermissionError as failure:
+        raise _unreadable(path, failure) from failure
+    except (arrow.ArrowException, OSError) as failure:
         raise InputError(
             f"{path} is not a Parquet file: {failure}", hint="Give a .jsonl or .parquet file."
         ) from failure
-    number = 0
-    for batch in file.iter_batches():
-        for row in batch.to_pylist():
-            number += 1
-            yield number, {key: value for key, value in row.items() if value is not None}
+
+
+def _unreadable(path: Path, failure: OSError) -> InputError:
+    return InputError(f"{path} cannot be read: {failure.strerror}", hint="Check the file and its permissions.")
 
 
 def _hub(source: str) -> Iterator[tuple[int, Any]]:

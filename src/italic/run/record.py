@@ -43,13 +43,16 @@ class Record:
         self._synced = time.monotonic()
         with self._translated():
             if overwrite:
-                path.unlink(missing_ok=True)
-                self.sidecar.unlink(missing_ok=True)
+                self._discard()
             path.parent.mkdir(parents=True, exist_ok=True)
             self._agree({"format": FORMAT, **settings})
             self._lock = _lock(self.sidecar)
-            self._resume()
-            self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            try:
+                self._resume()
+                self._file = self._open()
+            except BaseException:
+                os.close(self._lock)
+                raise
 
     def __enter__(self) -> Self:
         return self
@@ -64,8 +67,13 @@ class Record:
         row = plain(line)
         data = (json.dumps(row, ensure_ascii=False) + "\n").encode()
         with self._translated():
-            while data:
-                data = data[os.write(self._file, data) :]
+            size = os.fstat(self._file).st_size
+            try:
+                while data:
+                    data = data[os.write(self._file, data) :]
+            except OSError:
+                os.ftruncate(self._file, size)
+                raise
             if time.monotonic() - self._synced > SYNC_SECONDS:
                 os.fsync(self._file)
                 self._synced = time.monotonic()
@@ -73,22 +81,38 @@ class Record:
 
     def arrange(self, order: Sequence[str]) -> None:
         """Put the lines into the order of the input, at once or not at all."""
-        wanted = [identity for identity in order if identity in self.lines]
-        wanted += [identity for identity in self.lines if identity not in set(order)]
+        place = {identity: i for i, identity in enumerate(order)}
+        wanted = sorted(self.lines, key=lambda identity: place.get(identity, len(place)))
         if wanted != list(self.lines):
             self._rewrite([self.lines[identity] for identity in wanted])
+            self.lines = {identity: self.lines[identity] for identity in wanted}
+            os.close(self._file)
+            with self._translated():
+                self._file = self._open()
 
     def close(self) -> None:
         """Flush to the disk and let go of the file."""
-        with self._translated():
-            os.fsync(self._file)
-        os.close(self._file)
-        os.close(self._lock)
+        try:
+            with self._translated():
+                os.fsync(self._file)
+        finally:
+            os.close(self._file)
+            os.close(self._lock)
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def _discard(self) -> None:
+        """Remove the record that is there, unless another process is writing it."""
+        if self.sidecar.exists():
+            os.close(_lock(self.sidecar))
+        self.path.unlink(missing_ok=True)
+        self.sidecar.unlink(missing_ok=True)
 
     def _agree(self, settings: Mapping[str, Any]) -> None:
         wanted = json.loads(json.dumps(settings))
         if self.sidecar.exists():
-            there = json.loads(self.sidecar.read_text())
+            there = self._settings()
             differences = [
                 f"{key}: {there.get(key)!r} there, {wanted.get(key)!r} now"
                 for key in sorted(there.keys() | wanted.keys())
@@ -107,6 +131,18 @@ class Record:
         else:
             _write_whole(self.sidecar, json.dumps(wanted, indent=2) + "\n")
 
+    def _settings(self) -> dict[str, Any]:
+        try:
+            there = json.loads(self.sidecar.read_bytes())
+        except ValueError:
+            there = None
+        if not isinstance(there, dict):
+            raise RecordError(
+                f"{self.sidecar} does not say which run {self.path} belongs to",
+                hint="Use another --out, or --overwrite to start anew.",
+            )
+        return there
+
     def _resume(self) -> None:
         if not self.path.exists():
             return
@@ -114,7 +150,7 @@ class Record:
         for number, data in enumerate(whole, 1):
             try:
                 line = json.loads(data)
-                identity, complete = line["id"], line["complete"]
+                identity, complete = str(line["id"]), line["complete"]
             except (ValueError, TypeError, KeyError) as failure:
                 raise RecordError(
                     f"line {number} of {self.path} is not a line of this record",

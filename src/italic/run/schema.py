@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+from typing import Annotated, TypeAlias
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, model_validator
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as failure:
+        raise ValueError(f"half a surrogate pair at character {failure.start + 1}, which is no text") from failure
+    return text
+
+
+Text: TypeAlias = Annotated[StrictStr, AfterValidator(_encodable)]
 
 
 class ChatMessage(BaseModel):
@@ -10,8 +23,8 @@ class ChatMessage(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    role: StrictStr = Field(min_length=1)
-    content: StrictStr
+    role: Text = Field(min_length=1)
+    content: Text
 
 
 class Row(BaseModel):
@@ -19,8 +32,8 @@ class Row(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    id: StrictStr | StrictInt | None = None
-    prompt: StrictStr | None = None
+    id: Text | StrictInt | None = None
+    prompt: Text | None = None
     messages: list[ChatMessage] | None = Field(default=None, min_length=1)
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 """Conformance suites for methods, models and rewards: run them on your own.
 
-Each check is a plain function of the method, model or reward; it returns if all is well and raises AssertionError with a
-sentence that says what is wrong. Some make sense for some subjects only: `applicable` picks those that do.
+Each check is a plain function of the method, model or reward; it returns if all is well and raises AssertionError with
+a sentence that says what is wrong. Some make sense for some subjects only: `applicable` picks those that do.
 
     import pytest
     from italic.testing import applicable, model_checks

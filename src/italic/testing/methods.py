@@ -13,12 +13,10 @@ from italic.core.drafts import TextDrafts
 from italic.core.errors import ItalicError, RewardError
 from italic.core.outcome import Outcome
 from italic.core.protocols import ABILITIES, Method, Paper
-from italic.models.toy import ToyModel
-from italic.rewards.toy import ToyReward
 from italic.run.ledger import Budget
 from italic.testing.checks import Check, expect
-from italic.testing.strict import MissingReward, StrictModel, StrictReward
-from italic.testing.trial import Trial, run, toy_prompts
+from italic.testing.strict import MissingReward, StrictModel, StrictReward, plain
+from italic.testing.trial import Trial, run, toy_model, toy_prompts, toy_reward
 
 
 def it_is_a_frozen_dataclass(method: Method) -> None:
@@ -45,7 +43,7 @@ def it_says_what_it_is(method: Method) -> None:
 
 def its_outcome_is_true(method: Method) -> None:
     """It chooses a finished draft, and its rewards are those of its drafts; the certificate's numbers are possible."""
-    reward = ToyReward()
+    reward = toy_reward()
     for name, outcome in run(method).outcomes.items():
         expect(outcome.complete, f"the run for prompt {name} is not complete, without a budget")
         drafts = outcome.drafts
@@ -70,7 +68,7 @@ def drivers_agree(method: Method) -> None:
     """The same outcome with either driver, one prompt at a time or many, in few rows or many."""
     plain = run(method, driver="lockstep", window=1)
     for driver, rows, window in (("lockstep", 64, 3), ("lockstep", 64, 64), ("event", 1, 64), ("event", 64, 64)):
-        other = run(method, model=ToyModel(rows=rows), driver=driver, window=window)
+        other = run(method, model=toy_model(rows), driver=driver, window=window)
         _expect_same(other, plain, f"the {driver} driver with {rows} rows and a window of {window}")
 
 
@@ -133,7 +131,7 @@ def its_needs_suffice(method: Method) -> None:
     whole = run(method)
     try:
         strict = run(
-            method, model=StrictModel(ToyModel(), method.needs), reward=StrictReward(ToyReward(), method.needs)
+            method, model=StrictModel(toy_model(), method.needs), reward=StrictReward(toy_reward(), method.needs)
         )
     except ItalicError as error:
         raise AssertionError(f"with no more than it needs it fails: {error}") from error
@@ -161,7 +159,7 @@ def told(trial: Trial) -> dict[str, Any]:
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:
-    drafts = outcome.drafts
+    drafts = plain(outcome.drafts)
     return {
         "texts": drafts.texts if isinstance(drafts, TextDrafts) else None,
         "steps": drafts.steps.tolist(),

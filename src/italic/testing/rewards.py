@@ -16,8 +16,8 @@ from italic.core.prompt import Prompt
 from italic.core.protocols import ABILITIES, Reward, Scored
 from italic.core.questions import Extend
 from italic.core.sampling import FINISH, Sampling, Until
-from italic.models.toy import ToyModel
 from italic.testing.checks import PROMPTS, Check, expect, expect_untouched, only_if, snapshot
+from italic.testing.trial import toy_model
 
 TOLERANCE = 1e-4
 CHAT = Prompt(id="chat", messages=({"role": "user", "content": "Hello there."},))
@@ -25,7 +25,7 @@ CHAT = Prompt(id="chat", messages=({"role": "user", "content": "Hello there."},)
 
 def toy_batches(until: Until = FINISH) -> list[Drafts]:
     """Responses of the toy model: five to each of two texts, three to a conversation, some of them equal."""
-    model = ToyModel()
+    model = toy_model()
     asked = ((PROMPTS[0], 5), (PROMPTS[1], 5), (CHAT, 3))
     fresh = [model.start(p, Key(2).at(p.id).seeds(n), Sampling(max_tokens=6)) for p, n in asked]
     return [grown.drafts for grown in model.extend([Extend(d, until) for d in fresh])]

@@ -1,4 +1,4 @@
-"""A model and rewards that are hard to please: they show what a method really needs, and what it does without a score."""
+"""A model and rewards that are hard to please: what does a method really need, and what does it do without a score?"""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from italic.core.outcome import Outcome, Usage
 from italic.core.prompt import Prompt
@@ -19,6 +20,18 @@ from italic.run.lockstep import lockstep
 
 DRIVERS = {"event": event_driven, "lockstep": lockstep}
 SAMPLING = Sampling(max_tokens=6)
+
+
+@cache
+def toy_model(rows: int = 64) -> ToyModel:
+    """The toy model with that many rows, made once: it tabulates the law of each prompt when it first meets it."""
+    return ToyModel(rows=rows)
+
+
+@cache
+def toy_reward() -> ToyReward:
+    """The toy reward."""
+    return ToyReward()
 
 
 @dataclass(frozen=True)
@@ -47,8 +60,8 @@ def run(
     budget: Budget = UNLIMITED,
 ) -> Trial:
     """Run a method on the toy model and the toy reward, unless others are given."""
-    model = ToyModel() if model is None else model
-    reward = ToyReward() if reward is None else reward
+    model = toy_model() if model is None else model
+    reward = toy_reward() if reward is None else reward
     check(method, model, reward)
     ledger = Ledger(budget)
     notes: list[Note] = []

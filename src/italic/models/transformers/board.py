@@ -1,4 +1,4 @@
-"""The numbers of the growing rows, a lane each, in arrays: so that a step is a few array operations, whatever the batch."""
+"""The numbers of the growing rows, a lane each, in arrays: a step is a few array operations, whatever the batch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Board:
     """R lanes.
 
     tokens: int32 [R, L], prompt and response. logps: float32 [R, L], log-probabilities of the response's tokens.
-    size: tokens so far. start: those of the prompt. entered: size when the row came in. limit: size at which the extension
-    is over. tested: size from which the entropy is tested. threshold: entropy that ends the extension, inf for none.
-    fed: positions this row has cost. seeds: its noise. law, stop: indices of its law and its stop strings.
+    size: tokens so far. start: those of the prompt. entered: size when the row came in. limit: size at which the
+    extension is over. tested: size from which the entropy is tested. threshold: entropy that ends the extension, inf
+    for none. fed: positions this row has cost. seeds: its noise. law, stop: indices of its law and its stop strings.
     growing: whether there is a row. ticket: number of its ticket. row: index in the ticket's drafts.
     """
 

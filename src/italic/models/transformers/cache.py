@@ -1,29 +1,62 @@
 """The keys and values of the rows that grow, as a Transformers `Cache`: lanes of different lengths in one batch.
 
-Every layer owns two tensors [R, H, L, D]: R lanes, H heads, L positions, D numbers a head. Lane r holds the keys of one
-row in positions 0 .. length(r)-1; what lies behind is left over from earlier rows and is masked. The growing rows are lanes
-0 .. A-1, so that what attention reads is a *view*, `keys[:A, :, :width]`, and a step copies nothing but the A new entries:
+A lane holds one row: position i of its token sequence at index i. What lies behind the row's end is left over from
+earlier rows and is masked. The growing rows are lanes 0 .. A-1, so that what attention reads is a *view* of the first
+`width` positions, and a step copies nothing but the A new entries:
 
-    row in lane 0   k k k k k k k n . . .        n: written in this step, at the row's own position
-    row in lane 1   k k k n . . . . . . .        .: masked
-    row in lane 2   k k k k k n . . . . .
-    (idle lane 3)   k k k k . . . . . . .        outside the view
+    lane 0   k k k k k k k n . . .        n: written in this step, at the row's own position
+    lane 1   k k k n . . . . . . .        .: masked
+    lane 2   k k k k k n . . . . .
+    (idle)   k k k k . . . . . . .        outside the view
 
-The model is unchanged: it calls `update` on this cache as on any other, with explicit `position_ids` and an additive 4-D
-mask, which Transformers hands through to attention as they are.
+The model is unchanged: it calls `update` on this cache as on any other, with explicit `position_ids` and an additive
+4-D mask, which Transformers hands through to attention as they are.
+
+All keys and values of one shape, in most models those of all layers, are one tensor [m, R, L, H, D]: m keys or values,
+R lanes, L positions, H heads, D numbers a head. So a row is copied in or out in one operation, whatever the depth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
-Layers: TypeAlias = list[tuple[Tensor, Tensor]]
-"""Keys and values of one row: a layer at a time, each [1, H, n, D]."""
+Stack: TypeAlias = list[Tensor]
+"""The keys and values of one row of n positions: tensors [m, n, H, D], one for each shape."""
+
+
+class Layout:
+    """Which keys and values of a model are stacked: those of equal shape, type and device."""
+
+    def __init__(self, row: DynamicCache) -> None:
+        self._depth = len(row.layers)
+        self.groups: list[list[tuple[int, int]]] = []
+        found: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
+        for index, layer in enumerate(row.layers):
+            for which, tensor in enumerate((layer.keys, layer.values)):
+                kind = (tensor.shape[1], tensor.shape[3], tensor.dtype, tensor.device)
+                found.setdefault(kind, []).append((index, which))
+        self.groups = list(found.values())
+
+    def stack(self, row: DynamicCache) -> Stack:
+        """The keys and values of a row that went through the network alone."""
+        pairs = [(layer.keys, layer.values) for layer in row.layers]
+        return [torch.stack([pairs[i][which][0].transpose(0, 1) for i, which in group]) for group in self.groups]
+
+    def unstack(self, row: Stack, size: int) -> DynamicCache:
+        """The first `size` positions of a row as a cache of its own."""
+        pairs: list[list[Tensor]] = [[] for _ in range(self._depth)]
+        for group, tensor in zip(self.groups, row, strict=True):
+            for (index, _), one in zip(group, tensor[:, :size].transpose(1, 2), strict=True):
+                pairs[index].append(one[None])
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(pairs):
+            cache.update(keys, values, index)
+        return cache
 
 
 class Aim:
@@ -32,30 +65,16 @@ class Aim:
     def __init__(self) -> None:
         self.rows = 0
         self.width = 0
-        self.positions = torch.zeros(0, dtype=torch.long)
-        self._entries: dict[tuple[int, int], Tensor] = {}
-
-    def set(self, positions: Tensor, width: int) -> None:
-        """Write at `positions`, int64 [A], of lanes 0 .. A-1 and read the first `width` positions."""
-        self.rows, self.width, self.positions = len(positions), width, positions
-        self._entries.clear()
-
-    def entries(self, heads: int, length: int) -> Tensor:
-        """The entries to write in a tensor [R, heads, length, D] seen as [R * heads * length, D]: int64 [A * heads]."""
-        if (heads, length) not in self._entries:
-            first = torch.arange(self.rows * heads, device=self.positions.device) * length
-            self._entries[heads, length] = first + self.positions.repeat_interleave(heads)
-        return self._entries[heads, length]
+        self.entries = torch.zeros(0, dtype=torch.long)
 
 
 class RaggedLayer(CacheLayerMixin):
-    """One layer's lanes."""
+    """One layer's lanes: keys and values [R, L, H, D]."""
 
     is_sliding = False
 
-    def __init__(self, like: tuple[Tensor, Tensor], rows: int, length: int, aim: Aim) -> None:
+    def __init__(self, aim: Aim) -> None:
         super().__init__()
-        self.keys, self.values = (t.new_zeros(rows, t.shape[1], length, t.shape[3]) for t in like)
         self.is_initialized = True
         self._aim = aim
 
@@ -64,79 +83,77 @@ class RaggedLayer(CacheLayerMixin):
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write one position a row, [A, H, 1, D], and return all that attention may read, [A, H, width, D]."""
+        return self._write(self.keys, key_states), self._write(self.values, value_states)
+
+    def _write(self, lanes: Tensor, new: Tensor) -> Tensor:
         aim = self._aim
-        seen = []
-        for lanes, new in ((self.keys, key_states), (self.values, value_states)):
-            _, heads, length, size = lanes.shape
-            lanes.view(-1, size).index_copy_(0, aim.entries(heads, length), new.reshape(-1, size))
-            seen.append(lanes[: aim.rows, :, : aim.width])
-        return seen[0], seen[1]
+        lanes.view(lanes.shape[0] * lanes.shape[1], -1).index_copy_(0, aim.entries, new.reshape(aim.rows, -1))
+        return lanes[: aim.rows, : aim.width].transpose(1, 2)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """The width of the mask and its offset."""
         return self._aim.width, 0
 
     def get_seq_length(self) -> int:
-        """Positions before this step's; only a bound, as rows differ. Position ids are always given explicitly."""
+        """The longest row before this step: a bound, as rows differ. Position ids are always given explicitly."""
         return max(self._aim.width - 1, 0)
 
     def get_max_length(self) -> int:
         """Positions a lane can hold before it grows."""
-        return int(self.keys.shape[2])
-
-    def resize(self, rows: int, length: int) -> None:
-        """More lanes, or longer ones; what they hold stays."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_zeros(rows, old.shape[1], length, old.shape[3])
-            new[: old.shape[0], :, : old.shape[2]] = old
-            setattr(self, name, new)
+        return int(self.keys.shape[1])
 
 
 class RaggedCache(Cache):
-    """All layers' lanes. Create it from the keys and values of a first row, which fix shapes, types and device."""
+    """All layers' lanes, shaped like a first row."""
 
-    layers: list[RaggedLayer]
-
-    def __init__(self, like: Layers, rows: int, length: int) -> None:
+    def __init__(self, layout: Layout, like: Stack, rows: int, length: int) -> None:
         self.aim = Aim()
         self.rows, self.length = rows, length
-        super().__init__(layers=[RaggedLayer(pair, rows, length, self.aim) for pair in like])
+        self._layout = layout
+        self._blocks = [t.new_zeros(t.shape[0], rows, length, *t.shape[2:]) for t in like]
+        super().__init__(layers=[RaggedLayer(self.aim) for group in layout.groups for _, which in group if which == 0])
+        self._share()
+
+    def _share(self) -> None:
+        """Point every layer at its part of the blocks."""
+        for group, block in zip(self._layout.groups, self._blocks, strict=True):
+            for (index, which), part in zip(group, block, strict=True):
+                setattr(self.layers[index], "values" if which else "keys", part)
 
     def reserve(self, rows: int, length: int) -> None:
-        """Make room for `rows` lanes of `length` positions."""
-        if rows > self.rows or length > self.length:
-            self.rows, self.length = max(rows, self.rows), max(length, self.length)
-            for layer in self.layers:
-                layer.resize(self.rows, self.length)
-
-    def _tensors(self) -> Iterable[Tensor]:
-        for layer in self.layers:
-            yield layer.keys
-            yield layer.values
-
-    def view(self, lane: int, size: int) -> Layers:
-        """The first `size` positions of a lane, not copied."""
-        return [(la.keys[lane : lane + 1, :, :size], la.values[lane : lane + 1, :, :size]) for la in self.layers]
-
-    def load(self, lanes: Sequence[int], row: Layers, size: int) -> None:
-        """Copy the first `size` positions of one row into each of `lanes`."""
-        if not size:
+        """Make room for `rows` lanes of `length` positions; what the lanes hold stays."""
+        if rows <= self.rows and length <= self.length:
             return
-        flat = [t for pair in row for t in pair]
+        self.rows, self.length = max(rows, self.rows), max(length, self.length)
+        for i, old in enumerate(self._blocks):
+            self._blocks[i] = old.new_zeros(old.shape[0], self.rows, self.length, *old.shape[3:])
+            self._blocks[i][:, : old.shape[1], : old.shape[2]] = old
+        self._share()
+
+    def point(self, positions: Tensor, width: int) -> None:
+        """The next step writes at `positions`, int64 [A], of lanes 0 .. A-1 and reads the first `width`."""
+        lanes = torch.arange(len(positions), device=positions.device)
+        self.aim.rows, self.aim.width = len(positions), width
+        self.aim.entries = lanes * self.length + positions
+
+    def view(self, lane: int, size: int) -> Stack:
+        """The first `size` positions of a lane, not copied."""
+        return [block[:, lane, :size] for block in self._blocks]
+
+    def load(self, lanes: Sequence[int], row: Stack, size: int) -> None:
+        """Copy the first `size` positions of one row into each of `lanes`."""
         first, count = lanes[0], len(lanes)
         together = list(lanes) == list(range(first, first + count))
-        for mine, given in zip(self._tensors(), flat, strict=True):
+        for block, given in zip(self._blocks, row, strict=True):
             if together:
-                mine[first : first + count, :, :size] = given[:, :, :size]
+                block[:, first : first + count, :size] = given[:, None, :size]
             else:
                 for lane in lanes:
-                    mine[lane, :, :size] = given[0, :, :size]
+                    block[:, lane, :size] = given[:, :size]
 
     def move(self, source: int, target: int, size: int, keep: int) -> None:
-        """Move `size` positions of lane `source` to `target`, and `keep` positions the other way."""
-        for mine in self._tensors():
-            kept = mine[target, :, :keep].clone() if keep else None
-            mine[target, :, :size] = mine[source, :, :size]
-            if kept is not None:
-                mine[source, :, :keep] = kept
+        """Move `size` positions of lane `source` to lane `target`, and `keep` positions the other way."""
+        for block in self._blocks:
+            kept = block[:, target, :keep].clone()
+            block[:, target, :size] = block[:, source, :size]
+            block[:, source, :keep] = kept

@@ -80,7 +80,7 @@ class TokenizerCodec:
         except Exception as error:
             raise InputError(
                 f"prompt {name!r} cannot be rendered by the chat template: {error}",
-                hint='Write messages as [{"role": "user", "content": "..."}], roles in the order the model was trained on.',
+                hint='Write messages as [{"role": "user", "content": "..."}], in the order the template expects.',
             ) from error
         return str(rendered)
 
@@ -89,7 +89,7 @@ class TokenizerCodec:
         if not len(tokens):
             return ""
         anchor = prompt_tokens[-ANCHOR:].tolist()
-        before, both = self._text(anchor), self._text(anchor + tokens.tolist())
+        before, both = self._text(anchor).rstrip(BROKEN), self._text(anchor + tokens.tolist())
         text = both[len(before) :] if both.startswith(before) else self._text(tokens.tolist())
         return text.rstrip(BROKEN)
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from italic.core.errors import ModelError, UsageError
-from italic.models.transformers.cache import RaggedCache
 from italic.models.transformers.network import Network
 
 UNBOUNDED = 2**31
@@ -18,7 +17,7 @@ UNBOUNDED = 2**31
 def context(decoder: Any, max_length: int | None) -> int:
     """The longest prompt plus response: the model's own, or `max_length` if that is shorter."""
     own = getattr(decoder.config.get_text_config(decoder=True), "max_position_embeddings", None) or UNBOUNDED
-    if max_length is not None and not 2 <= max_length:
+    if max_length is not None and max_length < 2:
         raise UsageError(f"max_length is {max_length}", hint="Give 2 or more tokens.")
     return int(own) if max_length is None else min(int(own), max_length)
 
@@ -47,7 +46,7 @@ def _trial(network: Network) -> str:
     try:
         with torch.inference_mode():
             before = [network.prefill(row[:-1], None, 0)[0] for row in rows]
-            cache = RaggedCache(before[0], 2, 16)
+            cache = network.lanes(before[0], 2, 16)
             for lane, row in enumerate(rows):
                 cache.load([lane], before[lane], len(row) - 1)
             sizes = np.asarray([len(row) for row in rows])

@@ -19,7 +19,7 @@ from italic.models.transformers.strands import Note, Tokens
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A row that wants to grow. tokens: int32 [n], prompt and response. start: the prompt's length. note: its memory."""
+    """A row that wants to grow. tokens: int32 [n], prompt and response. start: the prompt's length. note: memory."""
 
     tokens: Tokens
     start: int
@@ -44,14 +44,17 @@ class Lanes(Protocol):
     def enter(self, rows: Sequence[Row]) -> list[Place]:
         """Find a lane for each row; there must be as many free ones."""
 
-    def pack(self) -> list[tuple[int, int]]:
-        """Close the gaps, so that the rows are in lanes 0 .. A-1. Returns the moves, (from, to)."""
+    def pack(self, sizes: NDArray[np.int64]) -> list[tuple[int, int]]:
+        """Close the gaps, so that the rows are in lanes 0 .. A-1. Returns the moves, (from, to).
+
+        sizes: int64 [R], tokens of the row in each lane.
+        """
 
     def forward(self, tokens: NDArray[np.int32], sizes: NDArray[np.int64]) -> Tensor:
         """The logits that follow each row's tokens, [A, V].
 
-        tokens: int32 [A, L], the tokens of lanes 0 .. A-1, of which `sizes`, int64 [A], count. Since the last call a row
-        has grown by the one token that was drawn.
+        tokens: int32 [A, L], the tokens of lanes 0 .. A-1, of which `sizes`, int64 [A], count. Since the last call a
+        row has grown by the one token that was drawn.
         """
 
     def cost(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -31,12 +31,13 @@ def load(
 ) -> TransformersModel:
     """Read a decoder and its tokenizer.
 
-    name: "demo", a directory, or a hub id. dtype: as in `from_pretrained`; "auto" is the checkpoint's own. device: "cpu",
-    "cuda", "cuda:1", ...; by default the accelerator if there is one. rows: how many responses grow at once.
-    chat: "auto" renders a plain text prompt as one user message if the tokenizer has a chat template, "always" insists on
-    the template, "never" continues the text as it is. max_length: the longest prompt plus response, by default the
-    model's context. attention: Transformers' `attn_implementation`. path: "ragged" or "plain" instead of the better one
-    that works (see `TransformersModel.path`). keep_bytes: memory for the keys and values of rows that are not growing.
+    name: "demo", a directory, or a hub id. dtype: as in `from_pretrained`; "auto" is the checkpoint's own. device:
+    "cpu", "cuda", "cuda:1", ...; by default the accelerator if there is one. rows: how many responses grow at once.
+    chat: "auto" renders a plain text prompt as one user message if the tokenizer has a chat template, "always"
+    insists on the template, "never" continues the text as it is. max_length: the longest prompt plus response, by
+    default the model's context. attention: Transformers' `attn_implementation`. path: "ragged" or "plain" instead of
+    the better one that works (see `TransformersModel.path`). keep_bytes: memory for the keys and values of rows that
+    are not growing.
 
     Raises UsageError if a setting is wrong or PyTorch is missing, ModelError if the model cannot be read.
     """

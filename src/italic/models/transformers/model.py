@@ -30,8 +30,8 @@ PATHS = ("auto", "ragged", "plain")
 class TransformersModel:
     """A decoder and its tokenizer. Implements `italic.core.protocols.Stepping`; `load` makes one from a name.
 
-    path: "ragged" (keys and values kept, rows branch and roll back for nothing) or "plain" (every step computes every row
-    anew); `why` says why it is plain. A response without an end-of-sequence token in the model ends by length.
+    path: "ragged" (keys and values kept, rows branch and roll back for nothing) or "plain" (every step computes every
+    row anew); `why` says why it is plain. A response without an end-of-sequence token in the model ends by length.
     Float32 on a CPU: a row's tokens do not depend on the batch, the order or on what was cached, except where two
     cumulative probabilities lie within 1e-5 of its draw.
     """
@@ -79,7 +79,8 @@ class TransformersModel:
         room = self.context - len(tokens)
         if room < 1:
             raise InputError(
-                f"prompt {prompt.id!r} has {len(tokens)} tokens, but the model {self.name} has a context of {self.context}",
+                f"prompt {prompt.id!r} has {len(tokens)} tokens, "
+                f"but the model {self.name} has a context of {self.context}",
                 hint=f"Shorten the prompt to at most {self.context - 1} tokens.",
             )
         if room < sampling.max_tokens:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from italic.core.errors import ModelError
-from italic.models.transformers.cache import Layers, RaggedCache
+from italic.models.transformers.cache import Layout, RaggedCache, Stack
 
 
 class Network:
@@ -25,6 +25,7 @@ class Network:
         takes = inspect.signature(decoder.forward).parameters
         self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         self._positions = "position_ids" in takes
+        self._layout: Layout | None = None
         self._range = torch.arange(0)
 
     @property
@@ -32,30 +33,36 @@ class Network:
         """How many tokens the logits are over."""
         return int(self.decoder.get_output_embeddings().weight.shape[0])
 
-    def prefill(self, tokens: NDArray[np.int32], before: Layers | None, have: int) -> tuple[Layers, Tensor]:
+    def lanes(self, like: Stack, rows: int, length: int) -> RaggedCache:
+        """`rows` lanes of `length` positions for rows like the one that `prefill` returned."""
+        if self._layout is None:
+            raise RuntimeError("no row went through the network yet")
+        return RaggedCache(self._layout, like, rows, length)
+
+    def prefill(self, tokens: NDArray[np.int32], before: Stack | None, have: int) -> tuple[Stack, Tensor]:
         """One row alone. tokens: int32 [n]; before: keys and values of the first `have`.
 
         Returns the keys and values of all n positions and the logits [V] that follow.
         """
-        cache = DynamicCache()
-        for index, (keys, values) in enumerate(before or []):
-            cache.update(keys, values, index)
-        ids = self._tensor(tokens[None, have:])
+        cache = DynamicCache() if before is None or self._layout is None else self._layout.unstack(before, have)
         at = torch.arange(have, len(tokens), device=self.device)[None]
+        ids = self._tensor(tokens[None, have:])
         out = self._call(input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True, **self._last_only)
-        return [(layer.keys, layer.values) for layer in cache.layers], out[0, -1]
+        if self._layout is None:
+            self._layout = Layout(cache)
+        return self._layout.stack(cache), out[0, -1].clone()
 
     def step(self, tokens: NDArray[np.int32], last: NDArray[np.int64], width: int, cache: RaggedCache) -> Tensor:
         """One token a row through the lanes of `cache`: tokens [A] at positions `last` [A]. Returns logits [A, V]."""
-        at = self._tensor(last)
-        cache.aim.set(at, width)
+        ids, at = self._tensor(np.stack((tokens, last)))
+        cache.point(at, width)
         if len(self._range) < width:
             self._range = torch.arange(2 * width, device=self.device)
         hidden = self._range[:width] > at[:, None]
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         mask.masked_fill_(hidden, torch.finfo(self.dtype).min)
         return self._call(
-            input_ids=self._tensor(tokens)[:, None],
+            input_ids=ids[:, None],
             attention_mask=mask[:, None, None],
             position_ids=at[:, None],
             past_key_values=cache,
@@ -64,7 +71,10 @@ class Network:
         )[:, -1]
 
     def whole(self, tokens: NDArray[np.int32], sizes: NDArray[np.int64]) -> Tensor:
-        """Whole rows, padded on the right, without a cache: tokens [A, L] of which `sizes` [A] count. Returns logits [A, V]."""
+        """Whole rows, padded on the right, without a cache: tokens [A, L], of which `sizes` [A] count.
+
+        Returns the logits [A, V] that follow.
+        """
         width = int(sizes.max())
         length = self._tensor(sizes)[:, None]
         at = torch.arange(width, device=self.device)[None]
@@ -84,6 +94,6 @@ class Network:
             memory = isinstance(error, torch.OutOfMemoryError) or "memory" in str(error)
             raise ModelError(
                 f"the network failed: {type(error).__name__}: {error}",
-                hint="Load the model with fewer rows." if memory else "Load it with path='plain' to leave out the cache.",
+                hint="Load it with fewer rows." if memory else "Load it with path='plain' to leave out the cache.",
             ) from error
         return logits

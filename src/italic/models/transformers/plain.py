@@ -34,7 +34,7 @@ class Plain:
             places.append(Place(lane, None, 0))
         return places
 
-    def pack(self) -> list[tuple[int, int]]:
+    def pack(self, sizes: NDArray[np.int64]) -> list[tuple[int, int]]:
         """See `Lanes`."""
         count = len(self._growing)
         gaps = [i for i in range(count) if i not in self._growing]

@@ -1,9 +1,9 @@
 """The fast path: every row keeps its keys and values, in a lane while it grows and for as long as possible after.
 
-A prompt goes through the network once, alone, so that its result does not depend on what else is going on, and is copied
-into the lane of each of its rows. A row that leaves stays where it is, *idle*, until its lane is needed; if it comes back
-before that, nothing is copied. If not, it is put on the shelf. Rolling a row back needs no work at all: a shorter row simply
-finds a longer strand, and uses the front of it.
+A prompt goes through the network once, alone, so that its result does not depend on what else is going on, and is
+copied into the lane of each of its rows. A row that leaves stays where it is, *idle*, until its lane is needed; if it
+comes back before that, nothing is copied. If not, it is put on the shelf. Rolling a row back needs no work at all: a
+shorter row simply finds a longer strand, and uses the front of it.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from italic.models.transformers.cache import Layers, RaggedCache
+from italic.models.transformers.cache import RaggedCache, Stack
 from italic.models.transformers.lanes import Place, Row
 from italic.models.transformers.network import Network
 from italic.models.transformers.strands import Note, Shelf, Strand, Tokens
@@ -54,7 +53,7 @@ class Prompts:
 class Source:
     """Where a row's keys and values come from. logits: what follows its tokens, if known. positions: what it cost."""
 
-    layers: Layers
+    row: Stack
     size: int
     logits: Tensor | None
     positions: int
@@ -104,9 +103,9 @@ class Ragged:
     def _load(self, row: Row, count: int) -> list[Place]:
         """Put `count` rows with the same tokens into free lanes."""
         source = self._find(row)
-        cache = self._room(source.layers, len(row.tokens))
+        cache = self._room(source.row, len(row.tokens))
         lanes = [self._free(cache) for _ in range(count)]
-        cache.load(lanes, source.layers, source.size)
+        cache.load(lanes, source.row, source.size)
         places = []
         for i, lane in enumerate(lanes):
             self._growing[lane].tokens = row.tokens[: source.size]
@@ -131,8 +130,8 @@ class Ragged:
         if row.note is not None and row.note.strand.shared(tokens) > start:
             strand = row.note.strand
         have = strand.shared(tokens)
-        layers, logits = self._prefill(tokens, [(k[:, :, :have], v[:, :, :have]) for k, v in _there(strand)], have)
-        return Source(layers, len(tokens), logits, positions + len(tokens) - have)
+        whole, logits = self._prefill(tokens, _there(strand), have)
+        return Source(whole, len(tokens), logits, positions + len(tokens) - have)
 
     def _prompt(self, tokens: Tokens) -> tuple[Strand, Tensor, int]:
         """A prompt's strand, the logits that follow it, and the positions it took to find them."""
@@ -140,23 +139,23 @@ class Ragged:
         if found is not None:
             self._shelf.use(found[0])
             return *found, 0
-        layers, logits = self._prefill(tokens, None, 0)
+        whole, logits = self._prefill(tokens, None, 0)
         strand = Strand(tokens)
-        self._shelf.put(strand, layers)
+        self._shelf.put(strand, whole)
         if strand.shelved is None:
-            strand.shelve(layers)
+            strand.shelve(whole)
         else:
             self._prompts.put(tokens, strand, logits)
         return strand, logits, len(tokens)
 
-    def _prefill(self, tokens: Tokens, before: Layers | None, have: int) -> tuple[Layers, Tensor]:
+    def _prefill(self, tokens: Tokens, before: Stack | None, have: int) -> tuple[Stack, Tensor]:
         self.calls += 1
         return self._network.prefill(tokens, before, have)
 
-    def _room(self, like: Layers, size: int) -> RaggedCache:
+    def _room(self, like: Stack, size: int) -> RaggedCache:
         """The cache, with lanes longer than `size`."""
         if self._cache is None:
-            self._cache = RaggedCache(like, min(8, self._most), STRIDE)
+            self._cache = self._network.lanes(like, min(8, self._most), STRIDE)
         if size >= self._cache.length:
             self._cache.reserve(self._cache.rows, max(2 * self._cache.length, -(-(size + 1) // STRIDE) * STRIDE))
         return self._cache
@@ -171,8 +170,7 @@ class Ragged:
             lane, reference = next(iter(self._idle.items()))
             strand = reference()
             if strand is not None:
-                copied = [(k.clone(), v.clone()) for k, v in _there(strand)]
-                self._shelf.put(strand, copied)
+                self._shelf.put(strand, [t.clone() for t in _there(strand)])
         self._idle.pop(lane, None)
         self._growing[lane] = Strand(np.zeros(0, dtype=np.int32))
         return lane
@@ -181,7 +179,7 @@ class Ragged:
         reference = self._idle.get(lane)
         return reference is not None and reference() is not None
 
-    def pack(self) -> list[tuple[int, int]]:
+    def pack(self, sizes: NDArray[np.int64]) -> list[tuple[int, int]]:
         """See `Lanes`."""
         count = len(self._growing)
         gaps = [i for i in range(count) if i not in self._growing]
@@ -191,7 +189,7 @@ class Ragged:
         for source, target in moves:
             reference = self._idle.pop(target, None)
             idle = reference() if reference is not None else None
-            self._cache.move(source, target, self._cache.length, 0 if idle is None else len(idle.tokens))
+            self._cache.move(source, target, int(sizes[source]), 0 if idle is None else len(idle.tokens))
             self._growing[target] = self._growing.pop(source)
             self._growing[target].settle(self._cache, target)
             if idle is not None:
@@ -222,7 +220,7 @@ class Ragged:
         return Note(strand, tokens, logits)
 
 
-def _there(strand: Strand) -> Layers:
-    layers = strand.layers()
-    assert layers is not None
-    return layers
+def _there(strand: Strand) -> Stack:
+    row = strand.row()
+    assert row is not None
+    return row

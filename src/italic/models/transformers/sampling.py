@@ -1,9 +1,9 @@
 """Drawing tokens from logits: by inverse CDF from one uniform number a row.
 
-A row's number is a function of its seed and of the index of its token, so what is drawn does not depend on the batch. The
-cumulative distribution is never written out: weights are summed in blocks of 64, the block is found in the cumulative
-sum of the block sums, then the token in the cumulative sum of that block alone, both in double precision. That is
-one pass over the vocabulary where `torch.multinomial` takes many.
+A row's number is a function of its seed and of the index of its token, so what is drawn does not depend on the batch.
+The cumulative distribution is never written out: weights are summed in blocks of 64, the block is found in the
+cumulative sum of the block sums, then the token in the cumulative sum of that block alone, both in double precision.
+That is one pass over the vocabulary where `torch.multinomial` takes many.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ class Drawn(NamedTuple):
 
 
 def warp(logits: Tensor, sampling: Sampling) -> Tensor:
-    """The scores of the law that is drawn from, float32 [A, V], -inf where a token is excluded.
+    """The scores of the law that is drawn from, [A, V], -inf where a token is excluded; float32 if they changed.
 
     Temperature, top-k, top-p and min-p in this order and with the treatment of ties of Transformers' logits warpers.
     The temperature is positive.
     """
-    scores = logits.float()
+    changes = sampling.truncates or sampling.temperature != 1.0
+    scores = logits.float() if changes else logits
     if sampling.temperature != 1.0:
         scores = scores / sampling.temperature
     if sampling.top_k > 0:
@@ -52,16 +53,14 @@ def warp(logits: Tensor, sampling: Sampling) -> Tensor:
 def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Drawn:
     """A token a row by the law of `sampling`.
 
-    logits: [A, V] in any float type. uniforms: float64 [A] in (0, 1). At temperature 0 the largest logit wins, the first
-    of equals, with log-probability 0: the law that it was drawn from is certain.
+    logits: [A, V] in any float type. uniforms: float64 [A] in (0, 1). At temperature 0 the largest logit wins, the
+    first of equals, with log-probability 0: the law that it was drawn from is certain.
     """
     if sampling.temperature == 0:
         top, ids = logits.float().max(-1)
         return Drawn(ids, (top - top).double())
-    scores = warp(logits, sampling)
-    rows, size = scores.shape
-    scores = scores - scores.amax(-1, keepdim=True)
-    weights = scores.exp()
+    weights = warp(logits, sampling).softmax(-1, dtype=torch.float32)
+    rows, size = weights.shape
     if size % BLOCK:
         weights = torch.nn.functional.pad(weights, (0, -size % BLOCK))
     blocks = weights.view(rows, -1, BLOCK)
@@ -73,15 +72,11 @@ def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Drawn:
     inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).view(rows, BLOCK).double().cumsum(-1)
     rest = torch.minimum(target - before, inside[:, -1:] * BELOW_ONE)
     ids = (block * BLOCK + torch.searchsorted(inside, rest, right=True)).clamp_(max=size - 1)
-    logps = scores.gather(1, ids).double() - total.log()
+    logps = (weights.gather(1, ids).double() / total).log()
     return Drawn(ids[:, 0], logps[:, 0])
 
 
 def entropy(logits: Tensor) -> Tensor:
     """The entropy of the model's own law at temperature 1 over its whole vocabulary, in nats: float64 [A]."""
-    scores = logits.float()
-    scores = scores - scores.amax(-1, keepdim=True)
-    weights = scores.exp()
-    total = weights.sum(-1)
-    scores = scores.masked_fill(weights == 0, 0.0)
-    return (total.log() - (weights * scores).sum(-1) / total).double()
+    logps = logits.log_softmax(-1, dtype=torch.float32)
+    return -(logps.exp() * logps.clamp(min=-1e30)).sum(-1).double()

@@ -1,10 +1,10 @@
 """A continuous batch: rows of many prompts grow together, join and leave at every token.
 
-A step does four things. (1) Waiting rows enter free lanes, oldest ticket first; where the logits that follow them are known
-already (a prompt, or a row that ended at its entropy), their next token is drawn at once. (2) One forward pass gives
-every growing row the logits that follow its last token. (3) One token a row is drawn. Its entropy is tested *before*: a
-row that ends there keeps the logits, and the draw is thrown away; as noise is addressed by position, nothing is lost. (4) Rows
-that are through leave; a ticket whose rows have all left is answered.
+A step does four things. (1) Waiting rows enter free lanes, oldest ticket first; where the logits that follow them are
+known already (a prompt, or a row that ended at its entropy), their next token is drawn at once. (2) One forward pass
+gives every growing row the logits that follow its last token. (3) One token a row is drawn. Its entropy is tested
+*before*: a row that ends there keeps the logits, and the draw is thrown away; as noise is addressed by position,
+nothing is lost. (4) Rows that are through leave; a ticket whose rows have all left is answered.
 
 The last token of a row is *pending*: drawn, but not yet through the network. It goes through if the row goes on.
 """
@@ -12,8 +12,8 @@ The last token of a row is *pending*: drawn, but not yet through the network. It
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
@@ -23,45 +23,18 @@ from torch import Tensor
 from italic.core.drafts import END, LENGTH, STOP, UNFINISHED, TextDrafts
 from italic.core.errors import ModelError, ProgramError
 from italic.core.keys import uniforms
-from italic.core.protocols import Grown, Spent
+from italic.core.protocols import Grown
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
 from italic.models.transformers import sampling as laws
 from italic.models.transformers.board import Board
 from italic.models.transformers.lanes import Row
+from italic.models.transformers.tickets import Left, Ticket
 
 if TYPE_CHECKING:
     from italic.models.transformers.model import TransformersModel
 
 FloatArray: TypeAlias = NDArray[np.float64]
-
-
-@dataclass(eq=False)
-class Ticket:
-    """One job under way. waiting: rows that have not entered. out: rows that have not left."""
-
-    number: int
-    drafts: TextDrafts
-    most: NDArray[np.int64]
-    threshold: float
-    untested: int
-    waiting: deque[int]
-    out: set[int]
-    grown: dict[int, Left] = field(default_factory=dict)
-    tokens: int = 0
-    positions: int = 0
-    stopped: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Left:
-    """A row that is through: what it grew by, and why it ended."""
-
-    tokens: NDArray[np.int32]
-    logps: NDArray[np.float32]
-    reason: str
-    chars: int
-    note: Any
 
 
 class TransformersSession:
@@ -73,6 +46,8 @@ class TransformersSession:
         self._board = Board.of(model.rows)
         self._active = 0
         self._tickets: dict[int, Ticket] = {}
+        self._waiting: deque[tuple[Ticket, int]] = deque()
+        self._through: list[Ticket] = []
         self._laws: dict[Sampling, int] = {}
         self._stops: dict[tuple[str, ...], int] = {(): 0}
         self._generated = 0
@@ -85,7 +60,7 @@ class TransformersSession:
     @property
     def hungry(self) -> bool:
         """Whether more jobs would be worked on in the next step."""
-        return self._active + sum(len(t.waiting) for t in self._tickets.values()) < self._model.rows
+        return self._active + len(self._waiting) < self._model.rows
 
     @property
     def generated(self) -> int:
@@ -107,18 +82,10 @@ class TransformersSession:
             )
         if ticket in self._tickets:
             raise ProgramError(f"ticket {ticket} is under way already", hint="Number tickets differently.")
-        going = np.flatnonzero(~drafts.done & (drafts.room > 0))
-        most = np.minimum(job.until.most(len(drafts)), drafts.room)
-        threshold = np.inf if job.until.entropy is None else job.until.entropy
-        self._tickets[ticket] = Ticket(
-            number=ticket,
-            drafts=drafts,
-            most=most,
-            threshold=threshold,
-            untested=job.until.min_steps,
-            waiting=deque(going.tolist()),
-            out=set(going.tolist()),
-        )
+        self._tickets[ticket], going = Ticket.of(ticket, drafts, job)
+        self._waiting.extend((self._tickets[ticket], index) for index in going)
+        if not going:
+            self._through.append(self._tickets[ticket])
 
     def step(self, allowance: int | None = None) -> list[tuple[int, Grown]]:
         """Grow every row that fits by a token and return the jobs that are through. Raises ModelError."""
@@ -130,24 +97,27 @@ class TransformersSession:
             if known:
                 self._grow(np.asarray(list(known)), torch.stack(list(known.values())))
             if self._active and (allowance is None or self._active <= allowance - (self._generated - before)):
-                for source, target in self._lanes.pack():
+                for source, target in self._lanes.pack(self._board.size):
                     self._board.move(source, target)
                 tokens, sizes = self._board.tokens[: self._active], self._board.size[: self._active]
                 self._board.fed[: self._active] += self._lanes.cost(sizes)
                 self._grow(np.arange(self._active), self._lanes.forward(tokens, sizes))
-            through = [t for t in self._tickets.values() if not t.out]
+            through, self._through = self._through, []
             for ticket in through:
                 del self._tickets[ticket.number]
-            return [(ticket.number, _answer(ticket)) for ticket in through]
+            return [(ticket.number, ticket.answer()) for ticket in through]
 
     def _stop_newest(self, allowance: int) -> None:
         """Give up the newest tickets until the rows that grow fit the allowance."""
         for ticket in reversed(list(self._tickets.values())):
             if self._active <= allowance and allowance > 0:
                 return
-            ticket.stopped = bool(ticket.out)
-            ticket.out.difference_update(ticket.waiting)
-            ticket.waiting.clear()
+            if not ticket.open:
+                continue
+            ticket.stopped = True
+            waiting = sum(one is ticket for one, _ in self._waiting)
+            self._waiting = deque(entry for entry in self._waiting if entry[0] is not ticket)
+            self._close(ticket, waiting)
             for lane in np.flatnonzero(self._board.growing & (self._board.ticket == ticket.number)):
                 self._leave(int(lane), UNFINISHED)
 
@@ -157,10 +127,9 @@ class TransformersSession:
         if allowance is not None:
             free = min(free, allowance - self._active)
         chosen: list[tuple[Ticket, int, Row]] = []
-        for ticket in self._tickets.values():
-            while ticket.waiting and len(chosen) < free:
-                index = ticket.waiting.popleft()
-                chosen.append((ticket, index, _row(ticket.drafts, index)))
+        while self._waiting and len(chosen) < free:
+            ticket, index = self._waiting.popleft()
+            chosen.append((ticket, index, ticket.row(index)))
         known: dict[int, Tensor] = {}
         places = self._lanes.enter([row for _, _, row in chosen])
         for (ticket, index, row), place in zip(chosen, places, strict=True):
@@ -212,7 +181,7 @@ class TransformersSession:
             self._settle(int(drawn[i]), bool(ended[i]), bool(full[i]), bool(suspect[i]))
 
     def _draw(self, lanes: NDArray[np.int64], logits: Tensor) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
-        """Tokens, their log-probabilities and the entropies before them, each [len(lanes)]; one transfer from the device."""
+        """Tokens, log-probabilities and the entropies before them, each [len(lanes)]; one transfer from the device."""
         board = self._board
         noise = torch.from_numpy(uniforms(board.seeds[lanes], board.size[lanes] - board.start[lanes])).to(logits.device)
         law = board.law[lanes]
@@ -225,10 +194,8 @@ class TransformersSession:
             for one in np.unique(law):
                 of = torch.from_numpy(np.flatnonzero(law == one)).to(logits.device)
                 ids[of], logps[of] = laws.draw(logits[of], names[one], noise[of])
-        if np.isfinite(board.threshold[lanes]).any():
-            doubt = laws.entropy(logits)
-        else:
-            doubt = torch.zeros_like(logps)
+        tested = bool(np.isfinite(board.threshold[lanes]).any())
+        doubt = laws.entropy(logits) if tested else torch.zeros_like(logps)
         host = torch.stack((ids.double(), logps, doubt)).cpu().numpy()
         if np.isnan(host[1:]).any():
             self._refuse(lanes[np.isnan(host[1:]).any(0)])
@@ -283,36 +250,12 @@ class TransformersSession:
         )
         ticket.tokens += int(size - entered)
         ticket.positions += int(board.fed[lane])
-        ticket.out.discard(index)
         board.growing[lane] = False
         self._active -= 1
+        self._close(ticket, 1)
 
-
-def _row(drafts: TextDrafts, index: int) -> Row:
-    steps = int(drafts.steps[index])
-    tokens = drafts.prompt_tokens
-    if steps:
-        tokens = np.concatenate((tokens, drafts.ids[index, :steps]))
-    return Row(tokens, len(drafts.prompt_tokens), drafts.memory[index])
-
-
-def _answer(ticket: Ticket) -> Grown:
-    """The job's drafts with what their rows grew by."""
-    drafts, grown = ticket.drafts, ticket.grown
-    steps = drafts.steps.copy()
-    for i, left in grown.items():
-        steps[i] += len(left.tokens)
-    wide = max(int(steps.max(initial=0)), 0)
-    more = ((0, 0), (0, max(wide - drafts.ids.shape[1], 0)))
-    ids, logps = np.pad(drafts.ids, more, constant_values=-1), np.pad(drafts.logps, more)
-    reason, chars, memory = drafts.reason.copy(), drafts.chars.copy(), list(drafts.memory)
-    for i, left in grown.items():
-        ids[i, drafts.steps[i] : steps[i]] = left.tokens
-        logps[i, drafts.steps[i] : steps[i]] = left.logps
-        reason[i], chars[i], memory[i] = left.reason, left.chars, left.note
-    longest = ~drafts.done & (steps >= drafts.sampling.max_tokens) & (reason == UNFINISHED)
-    reason[longest] = LENGTH
-    answer = replace(
-        drafts, ids=ids, logps=logps, steps=steps, reason=reason, chars=chars, memory=tuple(memory)
-    )
-    return Grown(answer, Spent(ticket.tokens, ticket.positions), ticket.stopped)
+    def _close(self, ticket: Ticket, rows: int) -> None:
+        """Some of a ticket's rows are through."""
+        ticket.open -= rows
+        if rows and not ticket.open:
+            self._through.append(ticket)

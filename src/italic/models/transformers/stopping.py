@@ -51,7 +51,7 @@ class Stops:
         return self._masks[stop]
 
     def find(self, drafts: TextDrafts, tokens: NDArray[np.int32]) -> int:
-        """How many characters of the response `tokens` stand before the first stop string of `drafts`; -1 if it has none."""
+        """How many characters of the response `tokens` stand before its first stop string; -1 if it has none."""
         stop = drafts.sampling.stop
         text = self._codec.decode(drafts.prompt_tokens, tokens)
         found = [at for at in (text.find(s) for s in stop) if at >= 0]
@@ -62,7 +62,7 @@ class Stops:
 
 
 def end_tokens(network: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The ids that end a response, from the generation config, the model's config or the tokenizer; () if there is none."""
+    """The ids that end a response, by the generation config, the config or the tokenizer; () if there is none."""
     for source in (network.generation_config, network.config, tokenizer):
         ids = getattr(source, "eos_token_id", None)
         if ids is not None:

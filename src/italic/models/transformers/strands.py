@@ -1,11 +1,11 @@
 """What is remembered of a row that left: its keys and values, as long as there is room.
 
-A `Strand` is a token sequence with its keys and values, which are in one of three places: in a lane (the row grows, or
-grew there last), on the `Shelf` (its lane was needed), or nowhere any more. A strand is only ever a *cache*: whoever uses
-one compares tokens first and takes the longest common prefix; what is missing is computed again.
+A `Strand` is a token sequence with its keys and values, which are in one of three places: in a lane (the row grows,
+or grew there last), on the `Shelf` (its lane was needed), or nowhere any more. A strand is only ever a *cache*:
+whoever uses one compares tokens first and takes the longest common prefix; what is missing is computed again.
 
-A draft holds its strand through a `Note`. When the last draft that knew a strand is gone, so is the strand: lanes and shelf
-refer to idle strands weakly.
+A draft holds its strand through a `Note`. When the last draft that knew a strand is gone, so is the strand: lanes and
+shelf refer to idle strands weakly.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from italic.models.transformers.cache import Layers, RaggedCache
+from italic.models.transformers.cache import RaggedCache, Stack
 
 Tokens = NDArray[np.int32]
 
@@ -27,7 +27,7 @@ class Strand:
 
     __slots__ = ("__weakref__", "_cache", "lane", "shelved", "tokens")
 
-    def __init__(self, tokens: Tokens, shelved: Layers | None = None) -> None:
+    def __init__(self, tokens: Tokens, shelved: Stack | None = None) -> None:
         self.tokens = tokens
         self.shelved = shelved
         self._cache: weakref.ref[RaggedCache] | None = None
@@ -37,15 +37,15 @@ class Strand:
         """From now on the keys and values are in this lane."""
         self._cache, self.lane, self.shelved = weakref.ref(cache), lane, None
 
-    def shelve(self, layers: Layers | None) -> None:
-        """From now on the keys and values are `layers`; None: nowhere."""
-        self._cache, self.lane, self.shelved = None, -1, layers
+    def shelve(self, row: Stack | None) -> None:
+        """From now on the keys and values are `row`; None: nowhere."""
+        self._cache, self.lane, self.shelved = None, -1, row
 
     def lives_in(self, cache: RaggedCache | None) -> bool:
         """Whether the keys and values are in a lane of this cache."""
         return cache is not None and self._cache is not None and self._cache() is cache
 
-    def layers(self) -> Layers | None:
+    def row(self) -> Stack | None:
         """The keys and values, not copied; None if they are gone."""
         if self.shelved is not None:
             return self.shelved
@@ -99,11 +99,11 @@ class Shelf:
         self.used = 0
         self._kept: OrderedDict[int, tuple[weakref.ref[Strand], int]] = OrderedDict()
 
-    def put(self, strand: Strand, layers: Layers) -> None:
-        """Keep `layers` for a strand."""
+    def put(self, strand: Strand, row: Stack) -> None:
+        """Keep the keys and values of a strand."""
         self._drop(id(strand))
-        strand.shelve(layers)
-        name, size = id(strand), sum(t.nbytes for pair in layers for t in pair)
+        strand.shelve(row)
+        name, size = id(strand), sum(t.nbytes for t in row)
         self._kept[name] = (weakref.ref(strand, lambda _: self._drop(name)), size)
         self.used += size
         while self.used > self.limit and self._kept:

@@ -1,0 +1,236 @@
+"""The engine against `generate`, in one run: the same model, type, rows and tokens, alternating.
+
+    python benchmarks/engine.py                                  all models and types, about ten minutes on two cores
+    python benchmarks/engine.py --model demo --dtype bfloat16    one of them
+    python benchmarks/engine.py --json engine.json               numbers for a machine
+
+Cases. *equal*: 64 responses of 128 tokens to one prompt. *mixed*: 64 prompts, 8 responses each, lengths geometric with
+mean 32 and at most 128, forced alike on both sides: step limits here, a stopping criterion there, in batches of 64.
+*segments*: 64 responses grown 8 tokens at a time, every third segment thrown away and drawn again.
+
+Columns. tokens/s: responses' tokens a second, median of the repetitions. ratio: of those medians. positions: token
+positions through the network over prompts once plus tokens drawn. own: share of the time outside the network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, StoppingCriteria, StoppingCriteriaList
+
+from italic.core.keys import Key
+from italic.core.prompt import Prompt
+from italic.core.questions import Extend
+from italic.core.sampling import Sampling, Until
+from italic.models.transformers import TransformersModel, load
+
+ROWS, TOKENS, PROMPTS, EACH, MEAN = 64, 128, 64, 8, 32
+SIZES = {"15m": (384, 1024, 8, 6), "60m": (640, 1728, 12, 10)}
+SUBJECTS = ("dog", "cat", "boy and his kite", "girl who was lost in the wood", "very old clock", "ship", "king", "bear")
+WISHES = ("Tell me a story about a", "Write a short and happy tale about a", "Tell me about a", "Who was the")
+ENDS = (".", ", and make it sad.")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measurement."""
+
+    model: str
+    dtype: str
+    case: str
+    tokens: int
+    engine: float
+    generate: float | None
+    ratio: float | None
+    positions: float
+    own: float
+
+
+class AtLength(StoppingCriteria):
+    """Ends each row of `generate` at a length of its own."""
+
+    def __init__(self, prompt: int, lengths: torch.Tensor) -> None:
+        self._ends = prompt + lengths
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        """Which rows are through: bool [rows]."""
+        return input_ids.shape[1] >= self._ends
+
+
+def build(name: str, dtype: str) -> TransformersModel:
+    """The bundled model, or one with random weights and the bundled tokenizer, without end-of-sequence tokens."""
+    made = load("demo", dtype=dtype, device="cpu", rows=ROWS)
+    if name != "demo":
+        width, hidden, layers, heads = SIZES[name]
+        torch.manual_seed(0)
+        config = LlamaConfig(
+            vocab_size=made.network.vocabulary,
+            hidden_size=width,
+            intermediate_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+        )
+        network = LlamaForCausalLM(config).to(getattr(torch, dtype))
+        made = TransformersModel(network, made.tokenizer, name=name, rows=ROWS)
+    made.stops.ends[:] = False
+    made.network.decoder.generation_config.eos_token_id = None
+    made.network.decoder.generation_config.pad_token_id = 0
+    return made
+
+
+def texts() -> list[str]:
+    """64 prompts of different lengths."""
+    return [f"{wish} {subject}{end}" for subject in SUBJECTS for wish in WISHES for end in ENDS]
+
+
+def jobs(made: TransformersModel, prompts: list[str], each: int, lengths: np.ndarray, seed: int) -> list[Extend]:
+    """One extension a prompt, with a step limit for each of its rows."""
+    drafts = [
+        made.start(Prompt(text, text=text), Key(seed).at(text).seeds(each), Sampling(max_tokens=TOKENS))
+        for text in prompts
+    ]
+    limits = lengths.reshape(len(prompts), each).tolist()
+    return [Extend(d, Until(steps=tuple(limit))) for d, limit in zip(drafts, limits, strict=True)]
+
+
+def by_generate(made: TransformersModel, work: list[Extend], lengths: np.ndarray) -> None:
+    """The same rows by `generate`, in batches of 64, padded on the left."""
+    prompts = [job.drafts.prompt_tokens for job in work for _ in range(len(job.drafts))]
+    for first in range(0, len(prompts), ROWS):
+        batch = prompts[first : first + ROWS]
+        width = max(map(len, batch))
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, tokens in enumerate(batch):
+            ids[row, width - len(tokens) :] = torch.from_numpy(tokens.astype(np.int64))
+            mask[row, width - len(tokens) :] = 1
+        ends = AtLength(width, torch.from_numpy(lengths[first : first + ROWS]))
+        equal = bool((lengths == TOKENS).all())
+        with torch.inference_mode():
+            made.network.decoder.generate(
+                ids,
+                attention_mask=mask,
+                do_sample=True,
+                top_k=0,
+                max_new_tokens=TOKENS,
+                stopping_criteria=None if equal else StoppingCriteriaList([ends]),
+            )
+
+
+class Meter:
+    """Seconds inside the network."""
+
+    def __init__(self, made: TransformersModel) -> None:
+        self.seconds = 0.0
+        self._forward = made.network.decoder.forward
+        made.network.decoder.forward = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the network and add up the time."""
+        start = time.perf_counter()
+        out = self._forward(*args, **kwargs)
+        self.seconds += time.perf_counter() - start
+        return out
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds, and the result."""
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def compare(made: TransformersModel, dtype: str, case: str, repeats: int) -> Line:
+    """Run both sides in turn."""
+    equal = case == "equal"
+    prompts = texts()[:1] if equal else texts()
+    each = ROWS if equal else EACH
+    draw = np.random.default_rng(0).geometric(1 / MEAN, len(prompts) * each).clip(1, TOKENS)
+    lengths = np.full(ROWS, TOKENS) if equal else draw
+    seconds: dict[str, list[float]] = {"engine": [], "generate": [], "inside": []}
+    ratio = 0.0
+    for repeat in range(repeats + 1):
+        fresh = TransformersModel(made.network.decoder, made.tokenizer, name=made.name, rows=ROWS, path=made.path)
+        fresh.stops.ends[:] = False
+        work = jobs(fresh, prompts, each, lengths, repeat)
+        once = Meter(fresh)
+        took, answers = timed(lambda fresh=fresh, work=work: fresh.extend(work))
+        fresh.network.decoder.forward = once._forward
+        told, _ = timed(lambda work=work: by_generate(made, work, lengths))
+        drawn = sum(answer.spent.tokens for answer in answers)
+        assert drawn == lengths.sum()
+        asked = sum(len(job.drafts.prompt_tokens) for job in work)
+        ratio = sum(answer.spent.positions for answer in answers) / (asked + drawn)
+        if repeat:
+            seconds["engine"].append(took)
+            seconds["generate"].append(told)
+            seconds["inside"].append(once.seconds / took)
+    engine, told = statistics.median(seconds["engine"]), statistics.median(seconds["generate"])
+    total = int(lengths.sum())
+    own = 1 - statistics.median(seconds["inside"])
+    return Line(made.name, dtype, case, total, total / engine, total / told, told / engine, ratio, own)
+
+
+def segments(made: TransformersModel, dtype: str) -> Line:
+    """Grow by segments, and throw every third one away."""
+    (job,) = jobs(made, texts()[:1], ROWS, np.full(ROWS, TOKENS), 99)
+    drafts, drawn, positions, inside = job.drafts, 0, 0, Meter(made)
+    start = time.perf_counter()
+    for i in range(3 * TOKENS // 16):
+        before = drafts
+        (answer,) = made.extend([Extend(drafts.reseed(Key(i).seeds(ROWS)), Until(steps=8))])
+        drawn, positions = drawn + answer.spent.tokens, positions + answer.spent.positions
+        drafts = before if i % 3 == 2 else answer.drafts
+    took = time.perf_counter() - start
+    made.network.decoder.forward = inside._forward
+    ratio = positions / (len(drafts.prompt_tokens) + drawn)
+    return Line(made.name, dtype, "segments", drawn, drawn / took, None, None, ratio, 1 - inside.seconds / took)
+
+
+def show(line: Line) -> str:
+    """One row of the table."""
+    told = "" if line.generate is None else f"{line.generate:,.0f}"
+    ratio = "" if line.ratio is None else f"{line.ratio:.2f}x"
+    left = f"{line.model:6} {line.dtype:9} {line.case:9} {line.tokens:7,} {line.engine:10,.0f}"
+    return f"{left} {told:>10} {ratio:>7} {line.positions:10.4f} {line.own:6.1%}"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", action="append", choices=["demo", *SIZES])
+    parser.add_argument("--dtype", action="append", choices=["bfloat16", "float32"])
+    parser.add_argument("--case", action="append", choices=["equal", "mixed", "segments"])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"{args.threads} threads, torch {torch.__version__}, {args.repeats} repetitions after one to warm up")
+    print("model  dtype     case       tokens   engine/s generate/s   ratio  positions    own")
+    lines = []
+    for name in args.model or ["demo", *SIZES]:
+        for dtype in args.dtype or ["bfloat16", "float32"]:
+            made = build(name, dtype)
+            for case in args.case or ["equal", "mixed", "segments"]:
+                lines.append(segments(made, dtype) if case == "segments" else compare(made, dtype, case, args.repeats))
+                print(show(lines[-1]), flush=True)
+    if args.json is not None:
+        facts = {"threads": args.threads, "torch": torch.__version__, "cpu": os.cpu_count()}
+        args.json.write_text(json.dumps({**facts, "lines": [asdict(line) for line in lines]}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
