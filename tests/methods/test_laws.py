@@ -1,9 +1,9 @@
 """The law that each method's docstring claims, against exact enumeration on the toy model.
 
-100,000 draws a method: 25,000 for each of four seeds, on a reward without ties, and 10,000 on one with ties. The seeds are
-fixed, so a failure is a change of the code; at 1e-4 a test, the 24 tests of right laws fail by chance with probability
-0.003 at most when a change of the randomness draws them anew. Each law also has wrong neighbours, which the same test
-must reject with fewer draws.
+100,000 draws a method: 25,000 for each of four seeds, on a reward without ties, and 10,000 on one with ties. The seeds
+are fixed, so a failure is a change of the code; at 1e-4 a test, the 24 tests of right laws fail by chance with
+probability 0.003 at most when a change of the randomness draws them anew. Each law also has wrong neighbours, which the
+same test must reject with fewer draws.
 """
 
 from __future__ import annotations

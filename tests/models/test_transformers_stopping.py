@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_decoders import decoder, finish, logits_after, model, start, tokenizer, tokens
+from tiny_decoders import decoder, finish, model, start, tokenizer, tokens
 
 from italic.core.drafts import END, LENGTH, STOP, UNFINISHED
 from italic.core.questions import Extend
@@ -73,10 +73,7 @@ def test_stop_strings_of_more_than_one_byte_a_letter() -> None:
     completes = words("né")["input_ids"][-1]
     assert suspects[completes]
     assert not suspects[words("a")["input_ids"][0]]
-    first, last = "é".encode()
-    byte = {v: k for k, v in zip(words.get_vocab().keys(), words.get_vocab().values(), strict=True)}
-    assert suspects[next(i for i, piece in byte.items() if piece == "©")], "the second byte of é, alone"
-    assert (first, last) == (0xC3, 0xA9)
+    assert suspects[words.get_vocab()["\u00a9"]], "the second byte of é, which byte-level tokenizers write so"
     drafts = start(made, max_tokens=5, stop=("né",))
     assert made.stops.find(drafts, np.asarray(words("xné")["input_ids"], dtype=np.int32)) == 1
 
@@ -100,8 +97,10 @@ def test_entropy_ends_before_the_uncertain_token(
     free = finish(made, start(made, n=4, max_tokens=16, **sampling))
     doubts = []
     for row in free.tokens:
-        before = [np.concatenate((free.prompt_tokens, row[:k])) for k in range(len(row))]
-        doubts.append([float(entropy(logits_after(made, b)[None])[0]) for b in before])
+        with torch.inference_mode():
+            ids = torch.from_numpy(np.concatenate((free.prompt_tokens, row)).astype(np.int64))[None]
+            logits = made.network.decoder(input_ids=ids, use_cache=False).logits[0, len(free.prompt_tokens) - 1 : -1]
+        doubts.append(entropy(logits).tolist())
     threshold = float(np.median(np.concatenate(doubts))) + 1e-4
     drafts = start(made, n=4, max_tokens=16, **sampling)
     for _ in range(16):

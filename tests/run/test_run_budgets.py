@@ -65,7 +65,7 @@ def sound(result: Result, reward: ToyReward) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(budgets, st.sampled_from(sorted(DRIVERS)), st.booleans(), st.integers(1, 9))
 def test_no_budget_is_ever_exceeded(name: str, limits: Any, driver: str, blocking: bool, rows: int) -> None:
     budget = Budget(**limits, token_price=TOKEN_PRICE, reward_price=REWARD_PRICE)

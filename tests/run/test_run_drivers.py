@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runkit import DRIVERS, SHORT, SYNTHETIC, Blocking, Custom, OddReward, go, one, prompts, told
 
+from italic.core.drafts import Drafts
 from italic.core.errors import ModelError, ProgramError
 from italic.core.outcome import Outcome, Usage
 from italic.core.protocols import Grown, Method, Scored, Spent, Task
@@ -50,7 +51,7 @@ def test_event_is_lockstep(name: str, rows: int) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(sorted(DRIVERS)),
     st.booleans(),
@@ -265,6 +266,38 @@ def test_a_method_that_outlives_the_failure_of_a_child(driver: str, blocking: bo
         assert len(results) == 4
         assert all(r.outcome.complete for r in results.values())
         assert ledger.usage.tokens_generated >= sum(r.outcome.usage.tokens_generated for r in results.values())
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_scores_for_a_child_that_was_closed_meanwhile_are_kept(driver: str) -> None:
+    """Two children are scored in one call; the first answer closes the second child."""
+
+    def broken(task: Task, drafts: Drafts) -> Asking[Any]:
+        yield from score(drafts)
+        raise ValueError
+
+    def method(task: Task) -> Asking[Outcome]:
+        drafts = yield from extend(task.start(6))
+        with pytest.raises(ValueError):  # noqa: PT011
+            yield from together(broken(task, drafts[:3]), score(drafts[3:]))
+        rewards = yield from score(drafts)
+        return Outcome(drafts, rewards, chosen=0)
+
+    results, ledger = go(Custom(method), driver=driver)
+    different = sum(len(set(r.outcome.drafts.texts)) for r in results.values())
+    assert ledger.usage.reward_calls == different, "nothing is scored twice"
+    assert ledger.usage.counts() == sum((r.outcome.usage for r in results.values()), Usage()).counts()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_method_may_ask_nothing(driver: str) -> None:
+    def method(task: Task) -> Asking[Outcome]:
+        return Outcome(task.start(1), np.full(1, np.nan), chosen=None, complete=False)
+        yield
+
+    results, ledger = go(Custom(method), driver=driver)
+    assert len(results) == 4
+    assert ledger.usage.tokens_generated == 0
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

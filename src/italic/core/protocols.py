@@ -97,8 +97,11 @@ class Model(Protocol):
     cannot be rendered.
     """
 
-    name: str
-    offers: frozenset[str]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def offers(self) -> frozenset[str]: ...
 
     def start(self, prompt: Prompt, seeds: Seeds, sampling: Sampling) -> Drafts: ...
 
@@ -160,10 +163,17 @@ class Reward(Protocol):
     and text alone. A score that failed is *missing*; NaN is an error. Errors: RewardError.
     """
 
-    name: str
-    needs: frozenset[str]
-    partial: bool
-    deterministic: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    @property
+    def partial(self) -> bool: ...
+
+    @property
+    def deterministic(self) -> bool: ...
 
     def score(self, batches: Sequence[Drafts]) -> list[Scored]: ...
 

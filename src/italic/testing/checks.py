@@ -62,7 +62,7 @@ def expect_same(got: Drafts, wanted: Drafts, otherwise: str) -> None:
 
 def snapshot(drafts: Drafts) -> list[Any]:
     """A copy of everything that must never change."""
-    kept = [drafts.steps.copy(), drafts.done.copy(), drafts.seeds.copy()]
+    kept: list[Any] = [drafts.steps.copy(), drafts.done.copy(), drafts.seeds.copy()]
     if isinstance(drafts, TextDrafts):
         kept += [drafts.ids.copy(), drafts.logps.copy(), drafts.reason.copy(), drafts.chars.copy()]
     return kept

@@ -99,7 +99,7 @@ def a_missing_score_never_wins(method: Method) -> None:
         except RewardError:
             continue  # every score of one question was missing: that ends the run
         expect(isinstance(outcome.drafts, TextDrafts), "its drafts are not those of the toy model")
-        text = outcome.drafts[[outcome.chosen]].texts[0]  # type: ignore[list-item]
+        text = plain(outcome.drafts).texts[outcome.chosen]
         missing = math.isnan(reward.of(prompt.last, text))
         expect(not missing or reward.asked == 0, f"it chose {text!r} for prompt {prompt.id}, whose score is missing")
 

@@ -40,19 +40,19 @@ class StrictDrafts(TextDrafts):
         return super().cut(steps)
 
     @property
-    def texts(self) -> tuple[str, ...]:  # type: ignore[override]
+    def texts(self) -> Any:
         if "texts" not in self.allowed:
             raise refuse("texts")
         return plain(self).texts
 
     @property
-    def logprobs(self) -> tuple[NDArray[np.float32], ...]:
+    def logprobs(self) -> Any:
         if "texts" not in self.allowed:
             raise refuse("texts")
         return plain(self).logprobs
 
 
-def plain(drafts: Drafts) -> Any:
+def plain(drafts: Any) -> Any:
     """The same drafts without restrictions."""
     if not isinstance(drafts, StrictDrafts):
         return drafts
@@ -75,9 +75,8 @@ class StrictModel:
         """What is allowed, and texts, which the reward needs; the drafts show them to the reward alone."""
         return (self.inner.offers & self.allowed) | {"texts"}
 
-    def start(self, prompt: Prompt, seeds: Seeds, sampling: Sampling) -> Drafts:
-        empty = self.inner.start(prompt, seeds, sampling)
-        return StrictDrafts(**{f.name: getattr(empty, f.name) for f in fields(TextDrafts)}, allowed=self.allowed)
+    def start(self, prompt: Prompt, seeds: Seeds, sampling: Sampling) -> Any:
+        return self._restrict(self.inner.start(prompt, seeds, sampling))
 
     def extend(self, jobs: Sequence[Extend]) -> list[Grown]:
         for job in jobs:
@@ -88,7 +87,7 @@ class StrictModel:
         answers = self.inner.extend([replace(job, drafts=plain(job.drafts)) for job in jobs])
         return [replace(grown, drafts=self._restrict(grown.drafts)) for grown in answers]
 
-    def _restrict(self, drafts: Any) -> StrictDrafts:
+    def _restrict(self, drafts: Any) -> Any:
         return StrictDrafts(**{f.name: getattr(drafts, f.name) for f in fields(TextDrafts)}, allowed=self.allowed)
 
 

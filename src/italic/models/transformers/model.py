@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from italic.core.drafts import TextDrafts
@@ -96,14 +97,18 @@ class TransformersModel:
         return TransformersSession(self)
 
     def extend(self, jobs: Sequence[Extend]) -> list[Grown]:
-        """Answer all jobs, in order. Raises ModelError."""
+        """Answer all jobs, in order; the forward passes are booked on the first. Raises ModelError."""
         session, self._session = self._session or self.open(), None
+        before = session.calls
         for ticket, job in enumerate(jobs):
             session.submit(ticket, job)
         answers: dict[int, Grown] = {}
         while session.busy:
             answers.update(session.step(None))
         self._session = session
+        if jobs:
+            first = answers[0]
+            answers[0] = replace(first, spent=replace(first.spent, calls=session.calls - before))
         return [answers[ticket] for ticket in range(len(jobs))]
 
     def lanes(self) -> Lanes:

@@ -88,8 +88,8 @@ def open_checkpoint(
             f"{path!r} is no sequence classifier: its weights lack {', '.join(absent[:3])}",
             hint="Give a reward model; a language model has no reward head.",
         )
-    options = {"label": label, "pad_token": pad_token, "max_length": max_length}
-    return Checkpoint.of(model.to(device), tokenizer, name=path, **options)
+    model = model.to(device)
+    return Checkpoint.of(model, tokenizer, name=path, label=label, pad_token=pad_token, max_length=max_length)
 
 
 def _bundled(path: str) -> str:

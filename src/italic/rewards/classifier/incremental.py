@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ class Incremental:
         ends = np.array([len(t) for t in texts])
         with torch.inference_mode():
             if len(texts) == 1 and not starts[0]:
-                cache = DynamicCache()
+                cache: Cache = DynamicCache()
                 logits = model(ids.to(model.device), past_key_values=cache, use_cache=True).logits
             else:
                 cache = ragged(model, starts, ends, past(found, model.device))
@@ -106,7 +106,7 @@ class Incremental:
         whole = np.full((len(texts), int(ends.max())), -1, dtype=np.int32)
         for row, text in zip(whole, texts, strict=True):
             row[: len(text)] = text
-        block = Block(whole, [(layer.keys, layer.values) for layer in cache.layers])
+        block = Block(whole, [(layer.keys, layer.values) for layer in cast(Any, cache.layers)])
         self.prefixes.add(frozenset(row.file for row in rows), block)
         return to_numpy(logits[:, label])
 
@@ -179,9 +179,10 @@ class RaggedLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         row, column, position = self._place
-        self.keys[row, :, position] = key_states[row, :, column]
-        self.values[row, :, position] = value_states[row, :, column]
-        return self.keys, self.values
+        keys, values = cast("tuple[Tensor, Tensor]", (self.keys, self.values))
+        keys[row, :, position] = key_states[row, :, column]
+        values[row, :, position] = value_states[row, :, column]
+        return keys, values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self._width, 0

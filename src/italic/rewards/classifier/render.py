@@ -108,14 +108,13 @@ class Renderer:
     def rows(self, frame: Frame, drafts: TextDrafts) -> list[Row]:
         """One row a draft. Raises RewardError for a text that is too long (unless truncated) or empty."""
         replies = [t + frame.after if d else t.rstrip("\ufffd") for t, d in zip(drafts.texts, drafts.done, strict=True)]
+        inputs: dict[str, Any] = {"text": [frame.before + reply for reply in replies]}
         if self.pair:
-            texts = {"text": [frame.before] * len(replies), "text_pair": replies}
-        else:
-            texts = {"text": [frame.before + reply for reply in replies]}
+            inputs = {"text": [frame.before] * len(replies), "text_pair": replies}
         if self.truncate == "left":
             self.tokenizer.truncation_side = "left"
-            texts |= {"truncation": True, "max_length": self.longest}
-        encoded = self.tokenizer(**texts, add_special_tokens=frame.special, return_attention_mask=False, verbose=False)
+            inputs |= {"truncation": True, "max_length": self.longest}
+        encoded = self.tokenizer(**inputs, add_special_tokens=frame.special, return_attention_mask=False, verbose=False)
         types = encoded.get("token_type_ids", [None] * len(replies))
         rows = [
             Row(np.asarray(i, dtype=np.int32), None if t is None else np.asarray(t, dtype=np.int32), frame.before)

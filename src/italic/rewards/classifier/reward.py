@@ -70,11 +70,9 @@ class ClassifierReward:
         with self._lock:
             sheets = [self._rows(batch) for batch in batches]
             if self._merge:
-                answers = self._ask([row for rows, _ in sheets for row in rows])
-                ends = np.cumsum([len(rows) for rows, _ in sheets])
-                parts = [
-                    tuple(a[e - len(rows) : e] for a in answers) for (rows, _), e in zip(sheets, ends, strict=True)
-                ]
+                logits, positions = self._ask([row for rows, _ in sheets for row in rows])
+                cuts = np.cumsum([len(rows) for rows, _ in sheets])[:-1]
+                parts = list(zip(np.split(logits, cuts), np.split(positions, cuts), strict=True)) if sheets else []
             else:
                 parts = [self._ask(rows) for rows, _ in sheets]
         return [
