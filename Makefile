@@ -16,7 +16,7 @@ demo: $(READY)
 	$(BIN)/italic demo
 
 test: $(READY)
-	$(BIN)/pytest --cov --cov-report=term:skip-covered
+	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=96
 
 check: $(READY)
 	$(BIN)/ruff check

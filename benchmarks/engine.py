@@ -22,17 +22,26 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from italic.core.keys import Key
 from italic.core.prompt import Prompt
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling, Until
 from italic.models.transformers import TransformersModel, load
+from italic.models.transformers.load import bundled
 
 ROWS, TOKENS, PROMPTS, EACH, MEAN = 64, 128, 64, 8, 32
 SIZES = {"15m": (384, 1024, 8, 6), "60m": (640, 1728, 12, 10)}
@@ -67,14 +76,18 @@ class AtLength(StoppingCriteria):
         return input_ids.shape[1] >= self._ends
 
 
-def build(name: str, dtype: str) -> TransformersModel:
-    """The bundled model, or one with random weights and the bundled tokenizer, without end-of-sequence tokens."""
-    made = load("demo", dtype=dtype, device="cpu", rows=ROWS)
+def build(name: str, dtype: str, folder: Path) -> tuple[TransformersModel, Any]:
+    """The bundled model, or one with random weights and the bundled tokenizer; as the engine's and as it comes.
+
+    Neither ends at an end-of-sequence token.
+    """
+    where = str(bundled())
     if name != "demo":
+        words = AutoTokenizer.from_pretrained(where)
         width, hidden, layers, heads = SIZES[name]
         torch.manual_seed(0)
         config = LlamaConfig(
-            vocab_size=made.network.vocabulary,
+            vocab_size=len(words),
             hidden_size=width,
             intermediate_size=hidden,
             num_hidden_layers=layers,
@@ -82,12 +95,16 @@ def build(name: str, dtype: str) -> TransformersModel:
             max_position_embeddings=1024,
             tie_word_embeddings=True,
         )
-        network = LlamaForCausalLM(config).to(getattr(torch, dtype))
-        made = TransformersModel(network, made.tokenizer, name=name, rows=ROWS)
+        where = str(folder / f"{name}-{dtype}")
+        LlamaForCausalLM(config).save_pretrained(where)
+        words.save_pretrained(where)
+    made = load(where, dtype=dtype, device="cpu", rows=ROWS)
+    made.name = name
     made.stops.ends[:] = False
-    made.network.decoder.generation_config.eos_token_id = None
-    made.network.decoder.generation_config.pad_token_id = 0
-    return made
+    stock = AutoModelForCausalLM.from_pretrained(where, dtype=dtype)
+    stock.generation_config.eos_token_id = None
+    stock.generation_config.pad_token_id = 0
+    return made, stock
 
 
 def texts() -> list[str]:
@@ -105,7 +122,7 @@ def jobs(made: TransformersModel, prompts: list[str], each: int, lengths: np.nda
     return [Extend(d, Until(steps=tuple(limit))) for d, limit in zip(drafts, limits, strict=True)]
 
 
-def by_generate(made: TransformersModel, work: list[Extend], lengths: np.ndarray) -> None:
+def by_generate(stock: Any, work: list[Extend], lengths: np.ndarray) -> None:
     """The same rows by `generate`, in batches of 64, padded on the left."""
     prompts = [job.drafts.prompt_tokens for job in work for _ in range(len(job.drafts))]
     for first in range(0, len(prompts), ROWS):
@@ -119,7 +136,7 @@ def by_generate(made: TransformersModel, work: list[Extend], lengths: np.ndarray
         ends = AtLength(width, torch.from_numpy(lengths[first : first + ROWS]))
         equal = bool((lengths == TOKENS).all())
         with torch.inference_mode():
-            made.network.decoder.generate(
+            stock.generate(
                 ids,
                 attention_mask=mask,
                 do_sample=True,
@@ -152,7 +169,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def compare(made: TransformersModel, dtype: str, case: str, repeats: int) -> Line:
+def compare(made: TransformersModel, stock: Any, dtype: str, case: str, repeats: int) -> Line:
     """Run both sides in turn."""
     equal = case == "equal"
     prompts = texts()[:1] if equal else texts()
@@ -168,7 +185,7 @@ def compare(made: TransformersModel, dtype: str, case: str, repeats: int) -> Lin
         once = Meter(fresh)
         took, answers = timed(lambda fresh=fresh, work=work: fresh.extend(work))
         fresh.network.decoder.forward = once._forward
-        told, _ = timed(lambda work=work: by_generate(made, work, lengths))
+        told, _ = timed(lambda work=work: by_generate(stock, work, lengths))
         drawn = sum(answer.spent.tokens for answer in answers)
         assert drawn == lengths.sum()
         asked = sum(len(job.drafts.prompt_tokens) for job in work)
@@ -223,9 +240,11 @@ def main() -> None:
     lines = []
     for name in args.model or ["demo", *SIZES]:
         for dtype in args.dtype or ["bfloat16", "float32"]:
-            made = build(name, dtype)
+            with TemporaryDirectory() as folder:
+                made, stock = build(name, dtype, Path(folder))
             for case in args.case or ["equal", "mixed", "segments"]:
-                lines.append(segments(made, dtype) if case == "segments" else compare(made, dtype, case, args.repeats))
+                alone = case == "segments"
+                lines.append(segments(made, dtype) if alone else compare(made, stock, dtype, case, args.repeats))
                 print(show(lines[-1]), flush=True)
     if args.json is not None:
         facts = {"threads": args.threads, "torch": torch.__version__, "cpu": os.cpu_count()}

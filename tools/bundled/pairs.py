@@ -138,6 +138,13 @@ def truncate(pair: Pair, rng: random.Random) -> tuple[Pair, int]:
     return Pair(pair.prompt, pair.better[:size], pair.worse[:size], pair.kind, pair.task), size
 
 
+def crop(pair: Pair, user: int, rng: random.Random) -> Pair:
+    """The pair with its prompt begun at one of the last two user messages; `user` is the token that opens one."""
+    starts = [place for place, token in enumerate(pair.prompt) if token == user]
+    prompt = [pair.prompt[0], *pair.prompt[rng.choice(starts[-2:]) :]]
+    return Pair(prompt, pair.better, pair.worse, pair.kind, pair.task)
+
+
 def bound(size: int) -> str:
     """The name of the range of lengths that holds `size`."""
     low = 0

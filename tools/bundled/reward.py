@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification, PreTr
 
 from bundled.chats import Chat
 from bundled.lm import build_config, optimizers, rate, set_rate
-from bundled.pairs import LONGEST, Labelled, Pair, bound, truncate
+from bundled.pairs import LONGEST, Labelled, Pair, bound, crop, truncate
 
 LAYERS = 2
 
@@ -65,9 +65,12 @@ def fit(
     batches: Callable[[], Iterable[tuple[list[list[int]], Tensor]]],
     loss_of: Callable[[Tensor, Tensor], Tensor],
     minutes: float,
+    rates: tuple[float, float],
 ) -> None:
-    """Train for a number of minutes; `batches` yields rows and targets, one pass each time it is called."""
-    steppers = optimizers(model, muon_rate=1.5e-3, adam_rate=1e-3, decay=0.05)
+    """Train for a number of minutes with these rates of Muon and AdamW.
+
+    `batches` yields rows and targets, one pass each time it is called."""
+    steppers = optimizers(model, muon_rate=rates[0], adam_rate=rates[1], decay=0.05)
     start, step, running = time.monotonic(), 0, 0.0
     while True:
         for rows, target in batches():
@@ -104,9 +107,9 @@ def grouped(items: list, size: Callable[[Any], int], tokens: int, rng: random.Ra
 
 
 def preference_loss(scores: Tensor, _: Tensor) -> Tensor:
-    """Bradley-Terry loss of scores of better replies, then worse ones, with a light pull of their mean to zero."""
+    """Bradley-Terry loss of scores of better replies, then worse ones, with a pull of their mean to zero."""
     better, worse = scores.chunk(2)
-    return nn.functional.softplus(worse - better).mean() + 0.005 * (better + worse).square().mean()
+    return nn.functional.softplus(worse - better).mean() + 0.1 * (better + worse).square().mean()
 
 
 def pair_size(pair: Pair) -> int:
@@ -114,12 +117,13 @@ def pair_size(pair: Pair) -> int:
     return 2 * (len(pair.prompt) + max(len(pair.better), len(pair.worse)))
 
 
-def preference_batches(pairs: list[Pair], seed: int, tokens: int = 4096) -> Callable[[], Iterable]:
-    """Batches of pairs, two in five of them truncated."""
+def preference_batches(pairs: list[Pair], user: int, seed: int, tokens: int = 4096) -> Callable[[], Iterable]:
+    """Batches of pairs, two in five of them truncated, three in five with less of the dialogue before them."""
     rng = random.Random(seed)
 
     def one_pass() -> Iterable[tuple[list[list[int]], Tensor]]:
-        ready = [truncate(pair, rng)[0] if rng.random() < 0.4 else pair for pair in pairs]
+        shorter = [crop(pair, user, rng) if rng.random() < 0.6 else pair for pair in pairs]
+        ready = [truncate(pair, rng)[0] if rng.random() < 0.4 else pair for pair in shorter]
         for batch in grouped(ready, pair_size, tokens, rng):
             rows = [joined(p.prompt, p.better) for p in batch] + [joined(p.prompt, p.worse) for p in batch]
             yield rows, torch.zeros(0)
@@ -205,6 +209,14 @@ def spread(
         for name in (kind, "all"):
             kinds[name].append(torch.tensor(values).std().item())
     return {kind: round(sum(values) / len(values), 3) for kind, values in kinds.items()}
+
+
+def stretch(model: LlamaForSequenceClassification, spread: float, least: float = 1.0) -> float:
+    """Multiply the scores so that a spread that is below `least` reaches it; returns the factor."""
+    factor = max(1.0, least / spread)
+    with torch.no_grad():
+        model.score.weight.mul_(factor)
+    return factor
 
 
 def save(model: LlamaForSequenceClassification, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:

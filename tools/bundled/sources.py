@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bundled.asks import TRAITS
+
 POSITIVE_EMOTIONS = (0, 1, 4, 5, 13, 15, 17, 18, 20, 21, 23)
 NEGATIVE_EMOTIONS = (2, 3, 9, 10, 11, 12, 14, 16, 19, 24, 25)
 
@@ -98,34 +100,43 @@ def load_folder(root: Path) -> Sources:
     return out
 
 
+def _converted(repository: str, name: str, split: str) -> str:
+    """Where the hub keeps its Parquet copy of a data set that is published as a script."""
+    return f"hf://datasets/{repository}@refs%2Fconvert%2Fparquet/{name}/{split}/*.parquet"
+
+
 def load_hub(stories: int = 4000) -> Sources:
     """Read the same collections from the Hugging Face hub; needs the `datasets` package and a network.
 
-    Books are left out, because their plain texts come from Project Gutenberg, not from the hub: the models can be
-    trained without them."""
+    Books and example sentences are left out, because the hub does not have them: the models can be trained without.
+    No test runs this function."""
     from datasets import load_dataset
 
     out = Sources()
-    for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
-        for row in load_dataset("google-research-datasets/schema_guided_dstc8", "dialogues", split=split):
+    splits = {"train": "train", "validation": "dev", "test": "test"}
+    for split, name in splits.items():
+        files = _converted("google-research-datasets/schema_guided_dstc8", "dialogues", split)
+        for row in load_dataset("parquet", data_files=files, split="train"):
             spoken = zip(row["turns"]["speaker"], row["turns"]["utterance"], strict=True)
             turns = [("US"[speaker], text) for speaker, text in spoken]
             out.dialogues.append((f"{name}/{row['dialogue_id']}", name, turns))
-    rows = load_dataset("roneneldan/TinyStories", split=f"train[:{stories}]")
-    out.stories = [row["text"].strip() for row in rows]
-    for index, row in enumerate(load_dataset("polinaeterna/pang-lee-movie-reviews", split="train")):
-        out.reviews.append((str(index), row["text"], int(row["label"])))
-    for split in ("train", "validation", "test"):
+        files = _converted("eraser-benchmark/movie_rationales", "default", split)
+        for index, row in enumerate(load_dataset("parquet", data_files=files, split="train")):
+            out.reviews.append((f"{name}/{index}", row["review"], int(row["label"])))
         for row in load_dataset("cornell-movie-review-data/rotten_tomatoes", split=split):
             out.opinions.append((row["text"], row["text"], int(row["label"])))
-    out.plots = [row["text"] for row in load_dataset("SetFit/subj", split="train") if row["label"] == 0]
-    for row in load_dataset("Anthropic/model-written-evals", data_dir="persona", split="train"):
-        statement = row["statement"]
-        match = int(row["answer_matching_behavior"].strip() == "Yes")
-        out.persona.append((row["question"], statement, match))
-    for split, name in (("train", "train"), ("validation", "dev"), ("test", "test")):
         for row in load_dataset("google-research-datasets/go_emotions", "simplified", split=split):
             label = emotion_label(row["labels"])
             if label is not None:
                 out.emotions.append((name, row["text"], label))
+    rows = load_dataset("roneneldan/TinyStories", split=f"train[:{stories}]")
+    out.stories = [row["text"].strip() for row in rows]
+    out.plots = [
+        row["text"] for row in load_dataset("SetFit/subj", split="train") if "obj" in row["label_text"].lower()
+    ]
+    for trait in TRAITS:
+        files = f"hf://datasets/Anthropic/model-written-evals/persona/{trait}.jsonl"
+        for row in load_dataset("json", data_files=files, split="train"):
+            match = int(row["answer_matching_behavior"].strip() == "Yes")
+            out.persona.append((trait, row["statement"], match))
     return out

@@ -16,7 +16,7 @@ from bundled.pairs import cut_points, labelled, preference_pairs
 from bundled.prompts import choose, write
 from bundled.sampling import prompt_ids, sample
 from bundled.sources import load
-from bundled.tokens import encode, load_tokenizer, pack, render, train_tokenizer
+from bundled.tokens import USER, encode, load_tokenizer, pack, render, train_tokenizer
 
 LENGTH = 256
 PASSES = {"story": 8, "dialogue": 1, "book": 1, "review": 1, "opinion": 1, "persona": 1, "sentence": 1}
@@ -122,9 +122,8 @@ def preference(settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     model = reward.build(tokenizer, settings.out / "chat")
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(pairs):,} pairs", flush=True)
-    reward.fit(
-        model, reward.preference_batches(pairs, settings.seed), reward.preference_loss, settings.time("preference")
-    )
+    batches = reward.preference_batches(pairs, tokenizer.convert_tokens_to_ids(USER), settings.seed)
+    reward.fit(model, batches, reward.preference_loss, settings.time("preference"), rates=(3e-3, 2e-3))
     finish(settings, model, tokenizer, "preference", chats["spread"], own["spread"], measured=measured)
 
 
@@ -140,7 +139,8 @@ def sentiment(settings: Settings) -> None:
     torch.manual_seed(settings.seed)
     model = reward.build(tokenizer, settings.out / "chat")
     print(f"{len(items):,} replies", flush=True)
-    reward.fit(model, reward.sentiment_batches(items, settings.seed), reward.sentiment_loss, settings.time("sentiment"))
+    batches = reward.sentiment_batches(items, settings.seed)
+    reward.fit(model, batches, reward.sentiment_loss, settings.time("sentiment"), rates=(1.5e-3, 1e-3))
     finish(settings, model, tokenizer, "sentiment", chats["spread"], own["spread"], measured=measured)
 
 
@@ -153,23 +153,25 @@ def finish(
     own: list[list[int]],
     measured: list,
 ) -> None:
-    """Save a reward model and measure it on held-out examples and on replies of the chat model."""
+    """Measure a reward model on held-out examples and on replies of the chat model, and save it."""
     model.eval()
+    ids = prompt_ids(tokenizer, chats)
+    factor = reward.stretch(model, reward.spread(model, ids, own, chats)["all"])
     reward.save(model, tokenizer, settings.out / name)
     if name == "preference":
         report: dict = reward.preference_report(model, measured, settings.seed)
     else:
         report = reward.sentiment_report(model, measured)
-    report["standard deviation over replies to one prompt"] = reward.spread(
-        model, prompt_ids(tokenizer, chats), own, chats
-    )
+    report["standard deviation over replies to one prompt"] = reward.spread(model, ids, own, chats)
+    report["factor of the scores"] = factor
     write_report(settings.out / name, report)
 
 
 def prompts(settings: Settings) -> None:
     """Write the prompt sets."""
-    _, held = corpora(load(settings.data))
-    demo, rest = choose(held, settings.seed)
+    training, held = corpora(load(settings.data))
+    seen = {chat.messages[:-1] for chat in training.draw(PASSES, settings.seed)}
+    demo, rest = choose(held, seen, settings.seed)
     write(settings.out / "prompts" / "demo.jsonl", demo)
     write(settings.out / "prompts" / "heldout.jsonl", rest)
     print(len(demo), len(rest))

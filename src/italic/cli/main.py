@@ -53,7 +53,7 @@ def _root(
 @app.command()
 def demo(
     n: Annotated[int, typer.Option("--n", min=1, help="Draws a prompt for best-of-n.")] = 16,
-    max_tokens: MaxTokens = 128,
+    max_tokens: MaxTokens = 200,
     seed: Seed = 0,
 ) -> None:
     """Show the bundled pair at work: plain answers beside best-of-16, with rewards and cost. No download."""

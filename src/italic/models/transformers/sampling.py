@@ -65,15 +65,16 @@ def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Drawn:
         weights = torch.nn.functional.pad(weights, (0, -size % BLOCK))
     blocks = weights.view(rows, -1, BLOCK)
     upto = blocks.sum(-1).double().cumsum(-1)
-    total = upto[:, -1:]
-    target = torch.minimum(uniforms[:, None] * total, total * BELOW_ONE)
-    block = torch.searchsorted(upto, target, right=True).clamp_(max=upto.shape[1] - 1)
-    before = torch.where(block > 0, upto.gather(1, (block - 1).clamp_(min=0)), 0.0)
-    inside = blocks.gather(1, block[:, :, None].expand(-1, -1, BLOCK)).view(rows, BLOCK).double().cumsum(-1)
-    rest = torch.minimum(target - before, inside[:, -1:] * BELOW_ONE)
-    ids = (block * BLOCK + torch.searchsorted(inside, rest, right=True)).clamp_(max=size - 1)
-    logps = (weights.gather(1, ids).double() / total).log()
-    return Drawn(ids[:, 0], logps[:, 0])
+    total = upto[:, -1]
+    target = torch.minimum(uniforms * total, total * BELOW_ONE)
+    each = torch.arange(rows, device=logits.device)
+    block = torch.searchsorted(upto, target[:, None], right=True)[:, 0].clamp_(max=upto.shape[1] - 1)
+    inside = blocks[each, block].double().cumsum(-1)
+    before = torch.where(block > 0, upto[each, block - 1], 0.0)
+    rest = torch.minimum(target - before, inside[:, -1] * BELOW_ONE)
+    place = torch.searchsorted(inside, rest[:, None], right=True)[:, 0]
+    ids = (block * BLOCK + place).clamp_(max=size - 1)
+    return Drawn(ids, (weights[each, ids].double() / total).log())
 
 
 def entropy(logits: Tensor) -> Tensor:
