@@ -6,7 +6,8 @@
 
 Cases. *equal*: 64 responses of 128 tokens to one prompt. *mixed*: 64 prompts, 8 responses each, lengths geometric with
 mean 32 and at most 128, forced alike on both sides: step limits here, a stopping criterion there, in batches of 64.
-*segments*: 64 responses grown 8 tokens at a time, every third segment thrown away and drawn again.
+*segments*: 64 responses grown 8 tokens at a time, every third segment thrown away and drawn again. *driver*: best-of-8
+of 64 prompts through `italic.align`; its own share is the driver's and the method's: outside engine and reward.
 
 Columns. tokens/s: responses' tokens a second, median of the repetitions. ratio: of those medians. positions: token
 positions through the network over prompts once plus tokens drawn. own: share of the time outside the network.
@@ -40,8 +41,11 @@ from italic.core.keys import Key
 from italic.core.prompt import Prompt
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling, Until
+from italic.methods.best_of_n import BestOfN
 from italic.models.transformers import TransformersModel, load
 from italic.models.transformers.load import bundled
+from italic.rewards.function import FunctionReward
+from italic.run.align import align
 
 ROWS, TOKENS, PROMPTS, EACH, MEAN = 64, 128, 64, 8, 32
 SIZES = {"15m": (384, 1024, 8, 6), "60m": (640, 1728, 12, 10)}
@@ -216,6 +220,46 @@ def segments(made: TransformersModel, dtype: str) -> Line:
     return Line(made.name, dtype, "segments", drawn, drawn / took, None, None, ratio, 1 - inside.seconds / took)
 
 
+class Watched:
+    """A model whose sessions' steps are timed."""
+
+    def __init__(self, made: TransformersModel) -> None:
+        self.name, self.offers, self.start, self.extend = made.name, made.offers, made.start, made.extend
+        self._made = made
+        self.seconds = 0.0
+
+    def open(self) -> Any:
+        """A session whose `step` adds up its time."""
+        session = self._made.open()
+        step = session.step
+
+        def timed_step(allowance: int | None) -> Any:
+            took, answers = timed(lambda: step(allowance))
+            self.seconds += took
+            return answers
+
+        session.step = timed_step  # type: ignore[method-assign]
+        return session
+
+
+def driver(made: TransformersModel, dtype: str) -> Line:
+    """Best-of-8 through the driver, with a reward that takes no time of its own to speak of."""
+
+    def letters(completions: list[str], **_: Any) -> list[float]:
+        return [float(text.count("e")) for text in completions]
+
+    watched = Watched(made)
+    prompts = [Prompt(text, text=text) for text in texts()]
+    reward = FunctionReward(letters, name="letters")
+    sampling = Sampling(max_tokens=MEAN)
+    took, answer = timed(lambda: align(prompts, watched, reward, BestOfN(n=EACH), sampling=sampling))
+    usage = answer.usage
+    asked = sum(len(made.codec.encode(prompt)) for prompt in prompts)
+    drawn = usage.tokens_generated
+    own = 1 - (watched.seconds + usage.reward_seconds) / took
+    return Line(made.name, dtype, "driver", drawn, drawn / took, None, None, usage.positions / (asked + drawn), own)
+
+
 def show(line: Line) -> str:
     """One row of the table."""
     told = "" if line.generate is None else f"{line.generate:,.0f}"
@@ -224,12 +268,16 @@ def show(line: Line) -> str:
     return f"{left} {told:>10} {ratio:>7} {line.positions:10.4f} {line.own:6.1%}"
 
 
+ALONE = {"segments": segments, "driver": driver}
+CASES = ("equal", "mixed", *ALONE)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", action="append", choices=["demo", *SIZES])
     parser.add_argument("--dtype", action="append", choices=["bfloat16", "float32"])
-    parser.add_argument("--case", action="append", choices=["equal", "mixed", "segments"])
+    parser.add_argument("--case", action="append", choices=CASES)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path)
@@ -242,9 +290,11 @@ def main() -> None:
         for dtype in args.dtype or ["bfloat16", "float32"]:
             with TemporaryDirectory() as folder:
                 made, stock = build(name, dtype, Path(folder))
-            for case in args.case or ["equal", "mixed", "segments"]:
-                alone = case == "segments"
-                lines.append(segments(made, dtype) if alone else compare(made, stock, dtype, case, args.repeats))
+            for case in args.case or CASES:
+                if case in ALONE:
+                    lines.append(ALONE[case](made, dtype))
+                else:
+                    lines.append(compare(made, stock, dtype, case, args.repeats))
                 print(show(lines[-1]), flush=True)
     if args.json is not None:
         facts = {"threads": args.threads, "torch": torch.__version__, "cpu": os.cpu_count()}

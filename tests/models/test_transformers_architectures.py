@@ -6,7 +6,7 @@ import torch
 from tiny_decoders import KINDS, decoder, finish, logits_after, model, start, tokenizer, tokens
 
 from italic.core.questions import Extend
-from italic.models.transformers import TransformersModel
+from italic.models.transformers import TransformersModel, cpu
 
 PROMPTS = ("the thing", "a", "on the other hand, nothing")
 
@@ -100,3 +100,19 @@ def test_bfloat16_runs_and_its_trial_passes() -> None:
     made = TransformersModel(network, tokenizer(), rows=4)
     assert (made.path, made.why) == ("ragged", "")
     assert finish(made, start(made, n=5, max_tokens=9)).steps.max() == 9
+
+
+@pytest.mark.parametrize("kind", ["llama", "opt"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_laid_out_for_a_cpu_say_the_same(kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "multiplies_bfloat16", lambda: False)
+    network = decoder(kind).to(dtype)
+    ids = torch.tensor([[5, 9, 4, 7, 8, 250]])
+    with torch.inference_mode():
+        before = network(input_ids=ids).logits.float()
+    weights = {name: weight.clone() for name, weight in network.state_dict().items()}
+    cpu.quicken(network)
+    assert all(torch.equal(weight, weights[name]) for name, weight in network.state_dict().items())
+    with torch.inference_mode():
+        after = network(input_ids=ids).logits.float()
+    assert float((after - before).abs().max()) <= (1e-4 if dtype == torch.float32 else 0.1) * float(before.std())

@@ -28,9 +28,10 @@ def parse(text: str) -> tuple[str, dict[str, str]]:
         key, equals, value = (p.strip() for p in part.partition("="))
         if not equals or not key:
             raise SpecError(f"{part!r} in {text!r} is not key=value", hint=f"Write for instance {EXAMPLE}.")
+        key = key.replace("-", "_")
         if key in values:
             raise SpecError(f"{key!r} is given twice in {text!r}", hint="Give each key once.")
-        values[key.replace("-", "_")] = value
+        values[key] = value
     return name, values
 
 
@@ -104,7 +105,7 @@ def build_reward(spec: str | Reward, **options: Any) -> Reward:
     """
     if not isinstance(spec, str):
         return spec
-    terms = [t.strip() for t in re.split(r"\s\+\s|\+(?=[\d.]+\s*\*)", spec)]
+    terms = [t.strip() for t in re.split(r"\s\+\s|\+(?=-?[\d.]+(?:e-?\d+)?\s*\*)", spec)]
     weighted = [re.fullmatch(r"(?:([-+]?[\d.]+(?:e-?\d+)?)\s*\*\s*)?(\S.*)", term) for term in terms]
     if len(terms) == 1 and weighted[0] is not None and weighted[0][1] is None:
         reward: Reward = _build("rewards", spec, options)

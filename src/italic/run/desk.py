@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ from italic.run.ledger import Ledger
 from italic.run.routine import Leaf, Node, Routine
 from italic.run.scores import Sheet, complete, prepare
 
+A = TypeVar("A")
 Listener: TypeAlias = Callable[[Prompt, Note], None]
 
 
@@ -73,7 +74,8 @@ class Desk:
         self._admitted = 0
         self._tickets = 0
         self._cases: dict[int, Case] = {}
-        self._asked: dict[int, tuple[Case, Node, Extend | Sheet]] = {}
+        self._growing: dict[int, tuple[Case, Node, Extend]] = {}
+        self._scoring: dict[int, tuple[Case, Node, Sheet]] = {}
         self._extends: list[int] = []
         self._scores: list[int] = []
 
@@ -90,8 +92,7 @@ class Desk:
     @property
     def scores_waiting(self) -> int:
         """How many drafts wait for a score."""
-        sheets = (self._asked[ticket][2] for ticket in self._scores)
-        return sum(len(sheet.first) for sheet in sheets if isinstance(sheet, Sheet))
+        return sum(len(self._scoring[ticket][2].first) for ticket in self._scores)
 
     def admit(self) -> bool:
         """Start the next prompt; False if there is none, or none that the budget could carry through."""
@@ -114,19 +115,11 @@ class Desk:
     def take_extends(self) -> list[tuple[int, Extend]]:
         """Hand over the extensions that were asked for since the last call, with their tickets."""
         taken, self._extends = self._extends, []
-        return [(ticket, job) for ticket in self._awaited(taken) if isinstance(job := self._asked[ticket][2], Extend)]
-
-    def _awaited(self, tickets: Sequence[int]) -> Iterator[int]:
-        """The tickets whose answer somebody still waits for; the questions of closed generators are forgotten."""
-        for ticket in tickets:
-            if self._asked[ticket][1].alive:
-                yield ticket
-            else:
-                del self._asked[ticket]
+        return [(ticket, self._growing[ticket][2]) for ticket in _awaited(taken, self._growing)]
 
     def grown(self, ticket: int, grown: Grown) -> None:
         """Answer an extension and book what it cost, even if nobody waits for it any more."""
-        case, node, _ = self._asked.pop(ticket)
+        case, node, _ = self._growing.pop(ticket)
         spent = Usage(tokens_generated=grown.spent.tokens, positions=grown.spent.positions)
         self.ledger.add(spent)
         case.usage += spent
@@ -154,28 +147,24 @@ class Desk:
         left, resource = self.ledger.scores_left()
         affordable: list[tuple[int, Sheet]] = []
         claimed: dict[int, set[Hashable]] = {}
-        for ticket in self._awaited(taken):
-            case, node, sheet = self._asked[ticket]
-            if not isinstance(sheet, Sheet):
-                continue
+        for ticket in _awaited(taken, self._scoring):
+            case, node, sheet = self._scoring[ticket]
             others = claimed.setdefault(case.order, set()) if sheet.known is case.known else set()
             sheet = sheet.without(others)
             if left is None or len(sheet.first) <= left:
                 left = None if left is None else left - len(sheet.first)
                 others.update(sheet.names[row] for row in sheet.first)
-                self._asked[ticket] = (case, node, sheet)
+                self._scoring[ticket] = (case, node, sheet)
                 affordable.append((ticket, sheet))
             else:
-                del self._asked[ticket]
+                del self._scoring[ticket]
                 stop = OutOfBudget(resource, sheet.drafts)
                 self._pursue(case, _thrower(case, node, stop))
         return affordable
 
     def scored(self, ticket: int, scored: Scored | None) -> None:
         """Answer a Score question and book what it cost. scored: None if all scores were known already."""
-        case, node, sheet = self._asked.pop(ticket)
-        if not isinstance(sheet, Sheet):
-            raise ProgramError("an extension was answered with scores")
+        case, node, sheet = self._scoring.pop(ticket)
         calls = len(sheet.first)
         spent = Usage(
             reward_calls=calls,
@@ -219,17 +208,18 @@ class Desk:
                     if np.all(drafts.done):
                         moves.append(_answerer(case, node, drafts))
                     else:
-                        self._extends.append(self._ticket(case, node, question))
+                        self._growing[self._ticket()] = (case, node, question)
+                        self._extends.append(self._tickets)
                 elif len(drafts) == 0:
                     moves.append(_answerer(case, node, np.zeros(0)))
                 else:
-                    self._scores.append(self._ticket(case, node, prepare(drafts, case.known)))
+                    self._scoring[self._ticket()] = (case, node, prepare(drafts, case.known))
+                    self._scores.append(self._tickets)
         if case.routine.done:
             self._finish(case)
 
-    def _ticket(self, case: Case, node: Node, question: Extend | Sheet) -> int:
+    def _ticket(self) -> int:
         self._tickets += 1
-        self._asked[self._tickets] = (case, node, question)
         return self._tickets
 
     def _end(self, case: Case) -> Callable[[], list[Leaf]]:
@@ -268,6 +258,15 @@ def _best_so_far(case: Case, unscored: Sequence[Drafts], left: int | None) -> As
         return Outcome(affordable, rewards, chosen=best(rewards), complete=False)
     rest = finished if len(finished) or case.partial is None else case.partial
     return Outcome(rest, np.full(len(rest), np.nan), chosen=None, complete=False)
+
+
+def _awaited(tickets: Sequence[int], asked: dict[int, tuple[Case, Node, A]]) -> Iterator[int]:
+    """The tickets whose answer somebody still waits for; the questions of closed generators are forgotten."""
+    for ticket in tickets:
+        if asked[ticket][1].alive:
+            yield ticket
+        else:
+            del asked[ticket]
 
 
 def _answerer(case: Case, node: Node, value: object) -> Callable[[], list[Leaf]]:

@@ -34,17 +34,16 @@ class Layout:
 
     def __init__(self, row: DynamicCache) -> None:
         self._depth = len(row.layers)
-        self.groups: list[list[tuple[int, int]]] = []
         found: dict[tuple[Any, ...], list[tuple[int, int]]] = {}
-        for index, layer in enumerate(row.layers):
-            for which, tensor in enumerate((layer.keys, layer.values)):
+        for index, pair in enumerate(_pairs(row)):
+            for which, tensor in enumerate(pair):
                 kind = (tensor.shape[1], tensor.shape[3], tensor.dtype, tensor.device)
                 found.setdefault(kind, []).append((index, which))
-        self.groups = list(found.values())
+        self.groups: list[list[tuple[int, int]]] = list(found.values())
 
     def stack(self, row: DynamicCache) -> Stack:
         """The keys and values of a row that went through the network alone."""
-        pairs = [(layer.keys, layer.values) for layer in row.layers]
+        pairs = _pairs(row)
         return [torch.stack([pairs[i][which][0].transpose(0, 1) for i, which in group]) for group in self.groups]
 
     def unstack(self, row: Stack, size: int) -> DynamicCache:
@@ -57,6 +56,10 @@ class Layout:
         for index, (keys, values) in enumerate(pairs):
             cache.update(keys, values, index)
         return cache
+
+
+def _pairs(row: Any) -> list[tuple[Tensor, Tensor]]:
+    return [(layer.keys, layer.values) for layer in row.layers]
 
 
 class Aim:
@@ -72,6 +75,8 @@ class RaggedLayer(CacheLayerMixin):
     """One layer's lanes: keys and values [R, L, H, D]."""
 
     is_sliding = False
+    keys: Tensor
+    values: Tensor
 
     def __init__(self, aim: Aim) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ def quicken(network: Any) -> None:
     narrow = [layer for layer in layers if layer.weight.dtype == torch.bfloat16]
     if not multiplies_bfloat16() and 4 * sum(layer.weight.numel() for layer in narrow) <= WIDEST:
         for layer in narrow:
-            layer.forward = Widened(layer)  # type: ignore[method-assign]
+            layer.forward = Widened(layer)  # type: ignore[method-assign, assignment]
     for layer in layers:
         if layer.weight.dtype == torch.float32:
             layer.weight.data = layer.weight.data.t().contiguous().t()
@@ -48,5 +48,5 @@ def quicken(network: Any) -> None:
 
 def multiplies_bfloat16() -> bool:
     """Whether this CPU has matrix units for bfloat16."""
-    told = getattr(torch.cpu, "get_capabilities", dict)()
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(told.get("amx_bf16", False))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,17 +38,40 @@ def warp(logits: Tensor, sampling: Sampling) -> Tensor:
     if sampling.temperature != 1.0:
         scores = scores / sampling.temperature
     if sampling.top_k > 0:
-        least = torch.topk(scores, min(sampling.top_k, scores.shape[-1])).values[:, -1:]
-        scores = scores.masked_fill(scores < least, -torch.inf)
+        scores = scores.masked_fill(scores < _largest(scores, min(sampling.top_k, scores.shape[-1])), -torch.inf)
     if sampling.top_p < 1.0:
-        ordered, order = torch.sort(scores, descending=False)
-        out = ordered.softmax(-1).cumsum(-1) <= 1 - sampling.top_p
-        out[:, -1:] = False
-        scores = scores.masked_fill(out.scatter(1, order, out), -torch.inf)
+        scores = _nucleus(scores, sampling.top_p)
     if sampling.min_p > 0.0:
         p = scores.softmax(-1)
         scores = scores.masked_fill(p < sampling.min_p * p.amax(-1, keepdim=True), -torch.inf)
     return scores
+
+
+def _largest(scores: Tensor, k: int) -> Tensor:
+    """The k-th largest score of each row, [A, 1]. NumPy's partition is several times faster than `topk` on a CPU."""
+    if scores.device.type == "cpu":
+        at = scores.shape[-1] - k
+        return torch.from_numpy(np.partition(scores.numpy(), at, axis=-1)[:, at : at + 1])
+    return torch.topk(scores, k).values[:, -1:]
+
+
+def _nucleus(scores: Tensor, top_p: float) -> Tensor:
+    """Exclude the least likely tokens, of at most 1 - top_p in all, as `TopPLogitsWarper` does.
+
+    That takes the sorted scores, not their order, unless the border runs between equal scores. So only the values are
+    sorted, by NumPy on a CPU (twenty times faster than `torch.sort`), and rows with such a border are sorted again.
+    """
+    on_cpu = scores.device.type == "cpu"
+    ordered = torch.from_numpy(np.sort(scores.numpy(), axis=-1)) if on_cpu else torch.sort(scores).values
+    out = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
+    least = out[:, :-1].sum(-1, keepdim=True)
+    border = ordered.gather(1, least)
+    kept = scores.masked_fill(scores < border, -torch.inf)
+    between = (least > 0) & (ordered.gather(1, (least - 1).clamp_(min=0)) == border)
+    for row in between[:, 0].nonzero()[:, 0].tolist():
+        order = torch.sort(scores[row]).indices
+        kept[row, order[: least[row, 0]]] = -torch.inf
+    return kept
 
 
 def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Drawn:

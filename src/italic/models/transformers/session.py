@@ -165,20 +165,19 @@ class TransformersSession:
         ids, logps, entropies = self._draw(lanes, logits)
         size = board.size[lanes]
         unsure = (entropies >= board.threshold[lanes]) & (size >= board.tested[lanes])
-        drawn = lanes if not unsure.any() else lanes[~unsure]
-        ids, logps = (ids, logps) if len(drawn) == len(lanes) else (ids[~unsure], logps[~unsure])
-        size = board.size[drawn]
-        board.tokens[drawn, size] = ids
-        board.logps[drawn, size] = logps
-        board.size[drawn] = size = size + 1
-        self._generated += len(drawn)
+        for i in np.flatnonzero(unsure):
+            self._leave(int(lanes[i]), UNFINISHED, logits=logits[int(i)].clone())
+        if unsure.any():
+            lanes, ids, logps, size = lanes[~unsure], ids[~unsure], logps[~unsure], size[~unsure]
+        board.tokens[lanes, size] = ids
+        board.logps[lanes, size] = logps
+        board.size[lanes] = size = size + 1
+        self._generated += len(lanes)
         ended = self._model.stops.ends[ids]
-        full = size >= board.limit[drawn]
-        suspect = self._suspects(drawn, ids)
-        for lane in lanes[unsure]:
-            self._leave(int(lane), UNFINISHED, logits=logits[int(np.flatnonzero(lanes == lane)[0])].clone())
+        full = size >= board.limit[lanes]
+        suspect = self._suspects(lanes, ids)
         for i in np.flatnonzero(ended | full | suspect):
-            self._settle(int(drawn[i]), bool(ended[i]), bool(full[i]), bool(suspect[i]))
+            self._settle(int(lanes[i]), bool(ended[i]), bool(full[i]), bool(suspect[i]))
 
     def _draw(self, lanes: NDArray[np.int64], logits: Tensor) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
         """Tokens, log-probabilities and the entropies before them, each [len(lanes)]; one transfer from the device."""
