@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -143,15 +142,6 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source
     with pytest.raises(InputError, match=message.replace("?", r"\?")) as caught:
         read_prompts(source)
     assert caught.value.hint
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="nothing is closed to this user")
-def test_a_file_that_cannot_be_opened(tmp_path: Path) -> None:
-    path = tmp_path / "closed.jsonl"
-    path.write_text('{"prompt": "x"}')
-    path.chmod(0)
-    with pytest.raises(InputError, match="cannot be read"):
-        read_prompts(str(path))
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])

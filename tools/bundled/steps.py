@@ -20,7 +20,7 @@ from bundled.tokens import USER, encode, load_tokenizer, pack, render, train_tok
 
 LENGTH = 256
 PASSES = {"story": 8, "dialogue": 1, "book": 1, "review": 1, "opinion": 1, "persona": 1, "sentence": 1}
-MINUTES = {"lm": 50.0, "preference": 9.0, "sentiment": 6.0}
+MINUTES = {"lm": 47.0, "preference": 8.0, "sentiment": 5.0}
 CONTEXTS = {"dialogue": 2400, "story": 500, "book": 300, "review": 350, "opinion": 400, "persona": 300, "sentence": 100}
 SPREAD_PROMPTS, SPREAD_REPLIES = 24, 16
 
