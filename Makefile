@@ -6,8 +6,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-# One thread a process: tiny models gain nothing from a second one, and two collapse when another process is busy.
-export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test check bench clean
@@ -15,6 +13,8 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: $(READY)
 	$(BIN)/italic demo
 
+# One thread a process: the tests' tiny models gain nothing from a second one, and two collapse when another is busy.
+test: export OMP_NUM_THREADS ?= 1
 test: $(READY)
 	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=96
 

@@ -55,9 +55,9 @@ def distance(drafts: TextDrafts, row: int, at: int) -> float:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from italic.models.transformers.load import resolve
+    from italic.models.transformers.load import bundled
 
-    network = AutoModelForCausalLM.from_pretrained(resolve("demo"), dtype=torch.float64)
+    network = AutoModelForCausalLM.from_pretrained(bundled(), dtype=torch.float64)
     ids = np.concatenate([drafts.prompt_tokens, drafts.tokens[row][:at]]).astype(np.int64)
     with torch.inference_mode():
         logits = network(torch.from_numpy(ids)[None]).logits[0, -1]
