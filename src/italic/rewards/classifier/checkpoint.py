@@ -137,6 +137,6 @@ def _padding(name: str, config: Any, tokenizer: Any, pad_token: str | None) -> i
         special = tokenizer.eos_token or "<|endoftext|>"
         raise SpecError(
             f"{name} has no padding token, so its rows cannot be padded to one length",
-            hint=f"Give pad_token={special}: a token that never ends what is scored.",
+            hint=f"Type --reward 'classifier:{name},pad_token={special}', best with a token that never ends a text.",
         )
     return int(config.pad_token_id)
