@@ -1,11 +1,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from italic import Prompt, Sampling
+from italic.cli.doctor import examine
+from italic.core.protocols import Grown
+from italic.core.questions import Extend
 from italic.core.registry import entries
+from italic.models.toy import ToyModel
+from italic.rewards.toy import ToyReward
 
 
 def test_help_names_every_command(italic) -> None:
@@ -62,6 +70,33 @@ def test_doctor_finds_a_broken_reward(italic, tmp_path: Path, name: str, check: 
     assert said.code == 1
     assert check in said.err
     assert "FAILS" in said.out
+
+
+class Moody(ToyModel):
+    """Ignores its rows' seeds: other noise in every call."""
+
+    def extend(self, jobs: Sequence[Extend]) -> list[Grown]:
+        luck = np.random.default_rng()
+        again = [job.drafts.reseed(luck.integers(2**63, size=len(job.drafts), dtype=np.uint64)) for job in jobs]
+        return super().extend([Extend(drafts, job.until) for drafts, job in zip(again, jobs, strict=True)])
+
+
+class Crowded(ToyModel):
+    """Draws other noise for a row alone than for many."""
+
+    def extend(self, jobs: Sequence[Extend]) -> list[Grown]:
+        again = [job.drafts.reseed(job.drafts.seeds + np.uint64(len(job.drafts) == 1)) for job in jobs]
+        return super().extend([Extend(drafts, job.until) for drafts, job in zip(again, jobs, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("broken", "check"), [(Moody, "model: the same seed again"), (Crowded, "model: one row = many rows")]
+)
+def test_doctor_finds_a_broken_model(broken: type[ToyModel], check: str) -> None:
+    prompts = [Prompt("a", text="a"), Prompt("b", text="b")]
+    for model, good in ((ToyModel(), True), (broken(), False)):
+        findings = {finding.check: finding.good for finding in examine(model, ToyReward(), prompts, Sampling())}
+        assert findings[check] is good
 
 
 def test_export(italic, tmp_path: Path) -> None:

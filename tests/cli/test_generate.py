@@ -55,6 +55,12 @@ def test_other_settings_are_refused_and_overwrite_starts_anew(italic, prompts: P
     assert {row["seed"] for row in lines(out)} == {1}
 
 
+def test_a_slip_in_a_spec_does_not_bind_the_output(italic, prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert italic("generate", prompts, "-m", "toy:letter=3", "-r", "toy", "--out", out).code == 2
+    assert italic("generate", prompts, *TOY, "--out", out).code == 0
+
+
 def test_a_changed_prompt_of_the_same_id_is_refused(italic, prompts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     italic("generate", prompts, *TOY, "--out", out)

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from italic import __version__
+from italic.cli.pair import build_pair
 from italic.cli.show import progress_bar, remark, summary
 from italic.core.drafts import TextDrafts
 from italic.core.errors import InputError, Interrupted, UsageError
 from italic.core.prompt import Prompt
-from italic.core.protocols import Method, check
+from italic.core.protocols import Method, Model, Reward
 from italic.core.sampling import Sampling
-from italic.core.spec import build_method, build_model, build_reward, method_name, method_spec
+from italic.core.spec import build_method, method_name, method_spec
 from italic.run.align import stream
 from italic.run.desk import Result
 from italic.run.inputs import Prompts, collect, read_prompts
@@ -51,22 +52,27 @@ def run_generate(request: Request) -> None:
     read = _read(request)
     method = build_method(request.method)
     settings = _settings(request, method)
+    model, reward = build_pair(request.model, request.reward, request.options, method)
     record = Record(Path(request.out), settings, overwrite=request.overwrite) if request.out else None
     with record or nullcontext():
         rest = [prompt for prompt in read.good if record is None or not _have(record, prompt)]
         if record is not None and record.lines:
             remark(f"{len(record.lines)} prompts are in {request.out} already, {len(rest)} to go")
         if rest:
-            _run(request, method, rest, record, total=len(read.good))
+            _run(request, method, model, reward, rest, record, total=len(read.good))
         if record is not None:
             record.arrange([prompt.id for prompt in read.good])
 
 
-def _run(request: Request, method: Method, rest: Sequence[Prompt], record: Record | None, total: int) -> None:
-    options = {key: value for key, value in request.options.items() if value is not None}
-    model = build_model(request.model, **options)
-    reward = build_reward(request.reward, **{key: options[key] for key in ("dtype", "device") if key in options})
-    check(method, model, reward)
+def _run(
+    request: Request,
+    method: Method,
+    model: Model,
+    reward: Reward,
+    rest: Sequence[Prompt],
+    record: Record | None,
+    total: int,
+) -> None:
     ledger = Ledger(request.budget)
     spec = method_spec(method, method_name(method))
     through = incomplete = 0
