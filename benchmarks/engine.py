@@ -1,16 +1,20 @@
-"""The engine against `generate`, in one run: the same model, type, rows and tokens, alternating.
+"""The engine, eager and compiled, against `generate`, in one run: the same model, type, rows and tokens, alternating.
 
-    python benchmarks/engine.py                                  all models and types, about ten minutes on two cores
+    python benchmarks/engine.py                                  all models and types, about 20 minutes on two cores
     python benchmarks/engine.py --model demo --dtype bfloat16    one of them
+    python benchmarks/engine.py --engine eager                   without `compiled=true`
     python benchmarks/engine.py --json engine.json               numbers for a machine
+
+Both sides are warm, from a first repetition that is not counted; every repetition has prompts of its own.
 
 Cases. *equal*: 64 responses of 128 tokens to one prompt. *mixed*: 64 prompts, 8 responses each, lengths geometric with
 mean 32 and at most 128, forced alike on both sides: step limits here, a stopping criterion there, in batches of 64.
 *segments*: 64 responses grown 8 tokens at a time, every third segment thrown away and drawn again. *driver*: best-of-8
 of 64 prompts through `italic.align`; its own share is the driver's and the method's: outside engine and reward.
 
-Columns. engine/s, generate/s: the responses' tokens a second, in the fastest repetition. ratio: of the two. positions:
-token positions through the network over prompts once plus tokens drawn. own: share of the time outside the network.
+Columns. engine: whether its decoding step was compiled; the time of compiling is not counted. engine/s, generate/s: the
+responses' tokens a second, in the fastest repetition. ratio: of the two. positions: token positions through the network
+over prompts once plus tokens drawn. own: share of the time outside the network.
 """
 
 from __future__ import annotations
@@ -60,6 +64,7 @@ class Line:
     model: str
     dtype: str
     case: str
+    compiled: bool
     tokens: int
     engine: float
     generate: float | None
@@ -79,10 +84,10 @@ class AtLength(StoppingCriteria):
         return input_ids.shape[1] >= self._ends
 
 
-def build(name: str, dtype: str, folder: Path) -> tuple[TransformersModel, Any]:
-    """The bundled model, or one with random weights and the bundled tokenizer; as the engine's and as it comes.
+def build(name: str, dtype: str, ways: list[bool], folder: Path) -> tuple[list[TransformersModel], Any]:
+    """The bundled model, or one with random weights and the bundled tokenizer.
 
-    Neither ends at an end-of-sequence token.
+    As the engine's, for each of `ways` compiled or not, and as it comes. None ends at an end-of-sequence token.
     """
     where = str(bundled())
     if name != "demo":
@@ -101,18 +106,19 @@ def build(name: str, dtype: str, folder: Path) -> tuple[TransformersModel, Any]:
         where = str(folder / f"{name}-{dtype}")
         LlamaForCausalLM(config).save_pretrained(where)
         words.save_pretrained(where)
-    made = load(where, dtype=dtype, device="cpu", rows=ROWS)
-    made.name = name
-    made.stops.ends[:] = False
+    engines = [load(where, dtype=dtype, device="cpu", rows=ROWS, compiled=way) for way in ways]
+    for made in engines:
+        made.name = name
+        made.stops.ends[:] = False
     stock = AutoModelForCausalLM.from_pretrained(where, dtype=dtype)
     stock.generation_config.eos_token_id = None
     stock.generation_config.pad_token_id = 0
-    return made, stock
+    return engines, stock
 
 
-def texts() -> list[str]:
+def texts(variant: int = 0) -> list[str]:
     """64 prompts of different lengths."""
-    return [f"{wish} {subject}{end}" for subject in SUBJECTS for wish in WISHES for end in ENDS]
+    return [f"{wish} {subject}{end} ({variant})" for subject in SUBJECTS for wish in WISHES for end in ENDS]
 
 
 def jobs(made: TransformersModel, prompts: list[str], each: int, lengths: np.ndarray, seed: int) -> list[Extend]:
@@ -154,15 +160,19 @@ class Meter:
 
     def __init__(self, made: TransformersModel) -> None:
         self.seconds = 0.0
-        self._forward = made.network.decoder.forward
-        made.network.decoder.forward = self
+        self._network, self._call = made.network, made.network.call
+        made.network.call = self  # type: ignore[method-assign, assignment]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the network and add up the time."""
         start = time.perf_counter()
-        out = self._forward(*args, **kwargs)
+        out = self._call(*args, **kwargs)
         self.seconds += time.perf_counter() - start
         return out
+
+    def remove(self) -> None:
+        """Leave the network as it was."""
+        self._network.call = self._call  # type: ignore[method-assign]
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -172,40 +182,44 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, result
 
 
-def compare(made: TransformersModel, stock: Any, dtype: str, case: str, repeats: int) -> Line:
-    """Run both sides in turn."""
-    equal = case == "equal"
-    prompts = texts()[:1] if equal else texts()
-    each = ROWS if equal else EACH
-    draw = np.random.default_rng(0).geometric(1 / MEAN, len(prompts) * each).clip(1, TOKENS)
-    lengths = np.full(ROWS, TOKENS) if equal else draw
-    seconds: dict[str, list[float]] = {"engine": [], "generate": [], "inside": []}
-    ratio = 0.0
-    for repeat in range(repeats + 1):
-        fresh = TransformersModel(made.network.decoder, made.tokenizer, name=made.name, rows=ROWS, path=made.path)
-        fresh.stops.ends[:] = False
-        work = jobs(fresh, prompts, each, lengths, repeat)
-        once = Meter(fresh)
-        took, answers = timed(lambda fresh=fresh, work=work: fresh.extend(work))
-        fresh.network.decoder.forward = once._forward
-        told, _ = timed(lambda work=work: by_generate(stock, work, lengths))
-        drawn = sum(answer.spent.tokens for answer in answers)
-        assert drawn == lengths.sum()
-        asked = sum(len(job.drafts.prompt_tokens) for job in work)
-        ratio = sum(answer.spent.positions for answer in answers) / (asked + drawn)
-        if repeat:
-            seconds["engine"].append(took)
-            seconds["generate"].append(told)
-            seconds["inside"].append(once.seconds / took)
-    engine, told = min(seconds["engine"]), min(seconds["generate"])
+def compare(engines: list[TransformersModel], stock: Any, dtype: str, case: str, repeats: int) -> list[Line]:
+    """Run all sides in turn, the first time to warm up. One line an engine."""
+    many, each = (1, ROWS) if case == "equal" else (PROMPTS, EACH)
+    draw = np.random.default_rng(0).geometric(1 / MEAN, many * each).clip(1, TOKENS)
+    lengths = np.full(ROWS, TOKENS) if case == "equal" else draw
     total = int(lengths.sum())
-    own = 1 - seconds["inside"][seconds["engine"].index(engine)]
-    return Line(made.name, dtype, case, total, total / engine, total / told, told / engine, ratio, own)
+    runs: list[list[tuple[float, float, float]]] = [[] for _ in engines]
+    told = []
+    for repeat in range(repeats + 1):
+        prompts = texts(repeat)[:many]
+        for made, run in zip(engines, runs, strict=True):
+            run.append(once(made, jobs(made, prompts, each, lengths, repeat), total))
+        work = jobs(engines[0], prompts, each, lengths, repeat)
+        told.append(timed(lambda work=work: by_generate(stock, work, lengths))[0])
+    lines = []
+    generate = min(told[1:])
+    for made, run in zip(engines, runs, strict=True):
+        took, inside, positions = min(run[1:])
+        speed, own, compiled = total / took, 1 - inside / took, made.network.compiled
+        lines.append(
+            Line(made.name, dtype, case, compiled, total, speed, total / generate, generate / took, positions, own)
+        )
+    return lines
+
+
+def once(made: TransformersModel, work: list[Extend], total: int) -> tuple[float, float, float]:
+    """Seconds, those inside the network, and positions over prompts and tokens."""
+    meter = Meter(made)
+    took, answers = timed(lambda: made.extend(work))
+    meter.remove()
+    assert sum(answer.spent.tokens for answer in answers) == total
+    asked = sum(len(job.drafts.prompt_tokens) for job in work)
+    return took, meter.seconds, sum(answer.spent.positions for answer in answers) / (asked + total)
 
 
 def segments(made: TransformersModel, dtype: str) -> Line:
     """Grow by segments, and throw every third one away."""
-    (job,) = jobs(made, texts()[:1], ROWS, np.full(ROWS, TOKENS), 99)
+    (job,) = jobs(made, texts(98)[:1], ROWS, np.full(ROWS, TOKENS), 99)
     drafts, drawn, positions, inside = job.drafts, 0, 0, Meter(made)
     start = time.perf_counter()
     for i in range(3 * TOKENS // 16):
@@ -214,9 +228,9 @@ def segments(made: TransformersModel, dtype: str) -> Line:
         drawn, positions = drawn + answer.spent.tokens, positions + answer.spent.positions
         drafts = before if i % 3 == 2 else answer.drafts
     took = time.perf_counter() - start
-    made.network.decoder.forward = inside._forward
-    ratio = positions / (len(drafts.prompt_tokens) + drawn)
-    return Line(made.name, dtype, "segments", drawn, drawn / took, None, None, ratio, 1 - inside.seconds / took)
+    inside.remove()
+    ratio, own = positions / (len(drafts.prompt_tokens) + drawn), 1 - inside.seconds / took
+    return Line(made.name, dtype, "segments", made.network.compiled, drawn, drawn / took, None, None, ratio, own)
 
 
 class Watched:
@@ -248,7 +262,7 @@ def driver(made: TransformersModel, dtype: str) -> Line:
         return [float(text.count("e")) for text in completions]
 
     watched = Watched(made)
-    prompts = [Prompt(text, text=text) for text in texts()]
+    prompts = [Prompt(text, text=text) for text in texts(99)]
     reward = FunctionReward(letters, name="letters")
     sampling = Sampling(max_tokens=MEAN)
     took, answer = timed(lambda: align(prompts, watched, reward, BestOfN(n=EACH), sampling=sampling))
@@ -256,19 +270,22 @@ def driver(made: TransformersModel, dtype: str) -> Line:
     asked = sum(len(made.codec.encode(prompt)) for prompt in prompts)
     drawn = usage.tokens_generated
     own = 1 - (watched.seconds + usage.reward_seconds) / took
-    return Line(made.name, dtype, "driver", drawn, drawn / took, None, None, usage.positions / (asked + drawn), own)
+    ratio = usage.positions / (asked + drawn)
+    return Line(made.name, dtype, "driver", made.network.compiled, drawn, drawn / took, None, None, ratio, own)
 
 
 def show(line: Line) -> str:
     """One row of the table."""
     told = "" if line.generate is None else f"{line.generate:,.0f}"
     ratio = "" if line.ratio is None else f"{line.ratio:.2f}x"
-    left = f"{line.model:6} {line.dtype:9} {line.case:9} {line.tokens:7,} {line.engine:10,.0f}"
+    way = "compiled" if line.compiled else "eager"
+    left = f"{line.model:6} {line.dtype:9} {line.case:9} {way:9} {line.tokens:7,} {line.engine:10,.0f}"
     return f"{left} {told:>10} {ratio:>7} {line.positions:10.4f} {line.own:6.1%}"
 
 
 ALONE = {"segments": segments, "driver": driver}
 CASES = ("equal", "mixed", *ALONE)
+WAYS = {"eager": False, "compiled": True}
 
 
 def main() -> None:
@@ -277,24 +294,27 @@ def main() -> None:
     parser.add_argument("--model", action="append", choices=["demo", *SIZES])
     parser.add_argument("--dtype", action="append", choices=["bfloat16", "float32"])
     parser.add_argument("--case", action="append", choices=CASES)
+    parser.add_argument("--engine", action="append", choices=WAYS)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"{args.threads} threads, torch {torch.__version__}, {args.repeats} repetitions after one to warm up")
-    print("model  dtype     case       tokens   engine/s generate/s   ratio  positions    own")
-    lines = []
+    print("model  dtype     case      engine     tokens   engine/s generate/s   ratio  positions    own")
+    ways = [WAYS[way] for way in args.engine or WAYS]
+    lines: list[Line] = []
     for name in args.model or ["demo", *SIZES]:
         for dtype in args.dtype or ["bfloat16", "float32"]:
             with TemporaryDirectory() as folder:
-                made, stock = build(name, dtype, Path(folder))
+                engines, stock = build(name, dtype, ways, Path(folder))
             for case in args.case or CASES:
                 if case in ALONE:
-                    lines.append(ALONE[case](made, dtype))
+                    found = [ALONE[case](made, dtype) for made in engines]
                 else:
-                    lines.append(compare(made, stock, dtype, case, args.repeats))
-                print(show(lines[-1]), flush=True)
+                    found = compare(engines, stock, dtype, case, args.repeats)
+                lines += found
+                print("\n".join(map(show, found)), flush=True)
     if args.json is not None:
         facts = {"threads": args.threads, "torch": torch.__version__, "cpu": os.cpu_count()}
         args.json.write_text(json.dumps({**facts, "lines": [asdict(line) for line in lines]}, indent=2) + "\n")

@@ -68,8 +68,7 @@ class Finding:
 def run_doctor(visit: Visit) -> None:
     """Carry out `italic doctor`. Raises RunError if a check fails."""
     method = build_method(visit.method)
-    with side().status("loading"):
-        model, reward = build_pair(visit.model, visit.reward, visit.options, method)
+    model, reward = build_pair(visit.model, visit.reward, visit.options, method)
     prompts = _prompts(visit.source)[:TRIED]
     sampling = Sampling(max_tokens=visit.max_tokens)
     with side().status("examining"):

@@ -62,6 +62,15 @@ def _pairs(row: Any) -> list[tuple[Tensor, Tensor]]:
     return [(layer.keys, layer.values) for layer in row.layers]
 
 
+def write(lanes: Tensor, entries: Tensor, new: Tensor) -> None:
+    """Write one position a row: new, [A, H, 1, D], at `entries`, int64 [A], of lanes [R, L, H, D] counted through."""
+    lanes.view(lanes.shape[0] * lanes.shape[1], -1).index_copy_(0, entries, new.reshape(new.shape[0], -1))
+
+
+write_opaque = torch.library.custom_op("italic::write", write, mutates_args=("lanes",))
+"""`write` for a compiled network: the compiler, looking into it, would copy all lanes to change one position."""
+
+
 class Aim:
     """Where the next step writes and how far it reads; shared by all layers."""
 
@@ -92,7 +101,7 @@ class RaggedLayer(CacheLayerMixin):
 
     def _write(self, lanes: Tensor, new: Tensor) -> Tensor:
         aim = self._aim
-        lanes.view(lanes.shape[0] * lanes.shape[1], -1).index_copy_(0, aim.entries, new.reshape(aim.rows, -1))
+        (write_opaque if torch.compiler.is_compiling() else write)(lanes, aim.entries, new)
         return lanes[: aim.rows, : aim.width].transpose(1, 2)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

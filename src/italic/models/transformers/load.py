@@ -28,6 +28,7 @@ def load(
     attention: str | None = None,
     path: str = "auto",
     keep_bytes: int = 2**30,
+    compiled: bool = False,
 ) -> TransformersModel:
     """Read a decoder and its tokenizer.
 
@@ -38,6 +39,8 @@ def load(
     on the template, "never" continues the text as it is. max_length: the longest prompt plus response, by default the
     model's context. attention: Transformers' `attn_implementation`. path: "ragged" or "plain" instead of the better one
     that works (see `TransformersModel.path`). keep_bytes: memory for the keys and values of rows that are not growing.
+    compiled: compile the decoding step first, for long runs: half a minute once, and again, shorter, in every process
+    (torch keeps what it compiled on disk); on a CPU it needs a C++ compiler.
 
     Raises UsageError if a setting is wrong or PyTorch is missing, ModelError if the model cannot be read.
     """
@@ -76,6 +79,7 @@ def load(
         max_length=max_length,
         path=path,
         keep_bytes=keep_bytes,
+        compiled=compiled,
     )
 
 

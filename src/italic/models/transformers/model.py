@@ -35,6 +35,7 @@ class TransformersModel:
     row anew); `why` says why it is plain. A response without an end-of-sequence token in the model ends by length.
     Float32 on a CPU: a row's tokens do not depend on the batch, the order or on what was cached, except where two
     cumulative probabilities lie within 1e-5 of its draw.
+    compiled: compile the decoding step with `torch.compile`, which takes about half a minute when the model is made.
     """
 
     offers = frozenset({"resume", "cut", "entropy", "texts"})
@@ -50,6 +51,7 @@ class TransformersModel:
         max_length: int | None = None,
         path: str = "auto",
         keep_bytes: int = 2**30,
+        compiled: bool = False,
     ) -> None:
         if rows < 1:
             raise UsageError(f"rows is {rows}", hint="Give a number of rows of 1 or more.")
@@ -67,6 +69,14 @@ class TransformersModel:
         self.path = path if path != "auto" else "plain" if self.why else "ragged"
         if self.why:
             warnings.warn(f"the model {self.name} runs on the slow plain path: {self.why}", stacklevel=2)
+        if compiled and self.path == "plain":
+            raise UsageError(
+                f"the model {self.name} runs on the plain path, of which there is nothing to compile"
+                + (f": {self.why}" if self.why else ""),
+                hint="Load it without compiled=true.",
+            )
+        if compiled:
+            self.network.compile()
         self._shelf = Shelf(keep_bytes)
         self._prompts = Prompts(4 * rows)
         self._session: TransformersSession | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ class Network:
 
     def __init__(self, decoder: Any) -> None:
         self.decoder = decoder.eval()
+        self.compiled = False
+        self._stepping = self.decoder
         self.device = decoder.device
         self.dtype = decoder.dtype
         takes = inspect.signature(decoder.forward).parameters
@@ -32,6 +35,20 @@ class Network:
     def vocabulary(self) -> int:
         """How many tokens the logits are over."""
         return int(self.decoder.get_output_embeddings().weight.shape[0])
+
+    def compile(self) -> None:
+        """Compile the forward pass of `step`, for any number of rows and any width. Raises ModelError.
+
+        The sizes of the trial below differ from each other, and from those of any model: the compiler takes sizes
+        that are equal by chance for equal for good, and would begin again where they are not.
+        """
+        self._stepping = torch.compile(self.decoder.forward, dynamic=True)
+        self.compiled = True
+        rows, lanes, width, length = 11, 13, 23, 37
+        with torch.inference_mode():
+            like, _ = self.prefill(np.zeros(3, dtype=np.int32), None, 0)
+            last = np.arange(width - rows, width)
+            self.step(np.zeros(rows, dtype=np.int32), last, width, self.lanes(like, lanes, length))
 
     def lanes(self, like: Stack, rows: int, length: int) -> RaggedCache:
         """`rows` lanes of `length` positions for rows like the one that `prefill` returned."""
@@ -47,7 +64,9 @@ class Network:
         cache = DynamicCache() if before is None or self._layout is None else self._layout.unstack(before, have)
         at = torch.arange(have, len(tokens), device=self.device)[None]
         ids = self._tensor(tokens[None, have:])
-        out = self._call(input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True, **self._last_only)
+        out = self.call(
+            self.decoder, input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True, **self._last_only
+        )
         if self._layout is None:
             self._layout = Layout(cache)
         return self._layout.stack(cache), out[0, -1].clone()
@@ -61,7 +80,9 @@ class Network:
         hidden = self._range[:width] > at[:, None]
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         mask.masked_fill_(hidden, torch.finfo(self.dtype).min)
-        return self._call(
+        one = len(last) == 1  # a size of which the compiler would make a case of its own
+        return self.call(
+            self.decoder if one else self._stepping,
             input_ids=ids[:, None],
             attention_mask=mask[:, None, None],
             position_ids=at[:, None],
@@ -81,19 +102,23 @@ class Network:
         inside = at < length
         ids = self._tensor(tokens[:, :width]).masked_fill(~inside, 0)
         extra = {"position_ids": at.expand(len(sizes), -1)} if self._positions else {}
-        out = self._call(input_ids=ids, attention_mask=inside.long(), use_cache=False, **extra)
+        out = self.call(self.decoder, input_ids=ids, attention_mask=inside.long(), use_cache=False, **extra)
         return out[torch.arange(len(sizes), device=self.device), length[:, 0] - 1]
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array.astype(np.int64)).to(self.device, non_blocking=True)
 
-    def _call(self, **inputs: Any) -> Tensor:
+    def call(self, forward: Callable[..., Any], **inputs: Any) -> Tensor:
+        """The logits of a forward pass. Raises ModelError, with what to try instead."""
         try:
-            logits: Tensor = self.decoder(**inputs).logits
+            logits: Tensor = forward(**inputs).logits
         except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             memory = isinstance(error, torch.OutOfMemoryError) or "memory" in str(error)
+            hint = "Load it with path='plain' to leave out the cache."
+            if self.compiled:
+                hint = "Load it without compiled=true; on a CPU compiling needs a C++ compiler such as g++."
             raise ModelError(
                 f"the network failed: {type(error).__name__}: {error}",
-                hint="Load it with fewer rows." if memory else "Load it with path='plain' to leave out the cache.",
+                hint="Load it with fewer rows." if memory else hint,
             ) from error
         return logits

@@ -202,7 +202,7 @@ class Ragged:
         assert self._cache is not None
         last = sizes - 1
         width = int(sizes.max())
-        if width > self._cache.length:
+        if width >= self._cache.length:
             self._cache.reserve(self._cache.rows, 2 * self._cache.length)
         self.calls += 1
         newest = tokens[np.arange(len(sizes)), last]
