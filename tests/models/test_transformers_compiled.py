@@ -6,7 +6,8 @@ import shutil
 
 import pytest
 import torch
-from tiny_decoders import finish, model, start, tokens
+from tiny_decoders import KINDS, finish, model, start, tokens
+from transformers import AutoModelForSequenceClassification
 
 from italic.core.errors import ModelError, UsageError
 from italic.core.sampling import Until
@@ -21,6 +22,9 @@ needs_compiler = pytest.mark.skipif(
 def test_rows_come_and_go_and_grow_as_without_compiling() -> None:
     plain, fast = model(rows=8), model(rows=8, compiled=True)
     assert (plain.network.compiled, fast.network.compiled) == (False, True)
+    AutoModelForSequenceClassification.from_config(
+        KINDS["llama"](vocab_size=8, pad_token_id=0)
+    )  # a reward, loaded later
     with torch.compiler.set_stance("fail_on_recompile"):
         for n, steps in ((1, 9), (8, 150), (5, 30), (8, 128)):
             limits = Until(steps=tuple(steps - 3 * i for i in range(n)))

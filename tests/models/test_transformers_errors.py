@@ -16,6 +16,7 @@ from italic.core.prompt import Prompt
 from italic.core.protocols import Stepping
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
+from italic.core.spec import build_model
 from italic.models.transformers import TransformersModel, load
 from italic.models.transformers.codec import TokenizerCodec
 
@@ -26,6 +27,13 @@ def test_it_is_a_stepping_model() -> None:
     made = model()
     assert isinstance(made, Stepping)
     assert made.offers == {"resume", "cut", "entropy", "texts"}
+
+
+def test_options_follow_the_name() -> None:
+    made = build_model("demo:rows=8,chat=never")
+    assert isinstance(made, TransformersModel)
+    assert (made.rows, made.name) == (8, "demo")
+    assert made.codec.encode(Prompt("p", text="hi")).tolist() == made.tokenizer("hi")["input_ids"]
 
 
 def test_torch_loads_on_use() -> None:

@@ -135,6 +135,20 @@ def test_other_settings_are_refused_and_nothing_is_touched(path: Path, changed: 
     write(path)
 
 
+def test_a_run_that_failed_before_its_first_line_binds_nobody(path: Path) -> None:
+    Record(path, {**SETTINGS, "reward": "misspelt"}).close()
+    write(path)
+    assert json.loads(path.with_name(path.name + ".run.json").read_text())["seed"] == 0
+    assert path.read_bytes().count(b"\n") == 4
+
+
+def test_a_record_without_lines_that_another_process_holds_is_left_alone(path: Path) -> None:
+    with Record(path, SETTINGS) as held:
+        with pytest.raises(RecordError, match="another process is writing"):
+            Record(path, {**SETTINGS, "seed": 5})
+        assert json.loads(held.sidecar.read_text())["seed"] == 0
+
+
 def test_settings_are_compared_as_json(path: Path) -> None:
     write(path)
     Record(path, {**SETTINGS, "sampling": {"top_p": 1.0, "stop": ("\n",)}}).close()

@@ -91,7 +91,7 @@ def method_name(method: Method) -> str:
 
 
 def build_model(spec: str | Model, **options: Any) -> Model:
-    """The model that a spec names: `demo`, a directory or hub id, `toy:letters=3`. Raises SpecError.
+    """The model that a spec names: `demo`, a directory or hub id, `demo:rows=8`, `toy:letters=3`. Raises SpecError.
 
     options: loader options such as dtype, device, rows; refused if that loader has no such option.
     """
@@ -129,7 +129,7 @@ def _build(kind: Kind, spec: str, options: Mapping[str, Any]) -> Any:
         _refuse_slip(kind, spec, name)
         name = DEFAULT_LOADER[kind]
         load = find(kind, name).load().load
-        argument, values = spec, {}
+        argument, values = _settings(spec)
     signature = inspect.signature(load)
     hints = _option_types(load)
     known = [p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
@@ -169,6 +169,12 @@ def _argument(rest: str) -> tuple[str | None, dict[str, str]]:
     if rest and ("=" not in first or "://" in first):
         return first, parse(f"x:{others}")[1]
     return None, parse(f"x:{rest}")[1]
+
+
+def _settings(spec: str) -> tuple[str, dict[str, str]]:
+    """What to load and the key=value pairs behind it: `demo:rows=8`, `./my-model:rows=8,path=plain`."""
+    found = None if Path(spec).exists() else re.fullmatch(r"(.+?):(\w+=.*)", spec)
+    return (spec, {}) if found is None else (found[1], parse(f"x:{found[2]}")[1])
 
 
 def _call(load: Callable[..., Any], argument: str | None, chosen: dict[str, Any], spec: str, kind: str) -> Any:

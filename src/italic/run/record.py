@@ -118,18 +118,25 @@ class Record:
                 for key in sorted(there.keys() | wanted.keys())
                 if there.get(key) != wanted.get(key)
             ]
-            if differences:
+            if differences and self._begun():
                 raise UsageError(
                     f"{self.path} was begun with other settings ({'; '.join(differences)})",
                     hint="Use the same settings to go on, another --out, or --overwrite to start anew.",
                 )
-        elif self.path.exists() and self.path.stat().st_size:
+            if differences:
+                self._discard()
+                _write_whole(self.sidecar, json.dumps(wanted, indent=2) + "\n")
+        elif self._begun():
             raise UsageError(
                 f"{self.path} exists and is not the record of a run",
                 hint="Use another --out, or --overwrite to replace it.",
             )
         else:
             _write_whole(self.sidecar, json.dumps(wanted, indent=2) + "\n")
+
+    def _begun(self) -> bool:
+        """Whether there is anything to lose: a run that failed before its first line binds nobody to its settings."""
+        return self.path.exists() and self.path.stat().st_size > 0
 
     def _settings(self) -> dict[str, Any]:
         try:

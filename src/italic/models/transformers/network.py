@@ -40,9 +40,12 @@ class Network:
         """Compile the forward pass of `step`, for any number of rows and any width. Raises ModelError.
 
         The sizes of the trial below differ from each other, and from those of any model: the compiler takes sizes
-        that are equal by chance for equal for good, and would begin again where they are not.
+        that are equal by chance for equal for good, and would begin again where they are not. It would also begin again
+        when Transformers' registries grow, as they do with every kind of model that is loaded later, a reward say; so
+        it is told not to watch global variables.
         """
-        self._stepping = torch.compile(self.decoder.forward, dynamic=True)
+        options = {"guard_filter_fn": lambda guards: [not guard.is_global for guard in guards]}
+        self._stepping = torch.compile(self.decoder.forward, dynamic=True, options=options)
         self.compiled = True
         rows, lanes, width, length = 11, 13, 23, 37
         with torch.inference_mode():
