@@ -1,6 +1,6 @@
 """The engine, eager and compiled, against `generate`, in one run: the same model, type, rows and tokens, alternating.
 
-    python benchmarks/engine.py                                  all models and types, about 20 minutes on two cores
+    python benchmarks/engine.py                                  all models and types, about 40 minutes on two cores
     python benchmarks/engine.py --model demo --dtype bfloat16    one of them
     python benchmarks/engine.py --engine eager                   without `compiled=true`
     python benchmarks/engine.py --json engine.json               numbers for a machine

@@ -41,6 +41,12 @@ def test_there_is_nothing_to_compile_on_the_plain_path() -> None:
     assert "compiled=true" in error.value.hint
 
 
+def test_a_single_row_is_not_compiled() -> None:
+    with pytest.raises(UsageError, match="single row") as error:
+        model(rows=1, compiled=True)
+    assert "rows=2" in error.value.hint
+
+
 def test_a_compiler_that_fails_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> object:
         raise RuntimeError("no compiler here")

@@ -75,6 +75,8 @@ class TransformersModel:
                 + (f": {self.why}" if self.why else ""),
                 hint="Load it without compiled=true.",
             )
+        if compiled and rows == 1:
+            raise UsageError("a step of a single row is not compiled", hint="Give rows=2 or more, or no compiled=true.")
         if compiled:
             self.network.compile()
         self._shelf = Shelf(keep_bytes)
