@@ -7,12 +7,13 @@ from importlib.resources import as_file, files
 import numpy as np
 from rich.table import Table
 
-from italic.cli.show import progress_bar, remark, screen, side, summary
+from italic.cli.pair import build_pair
+from italic.cli.show import progress_bar, remark, screen, summary
 from italic.core.errors import UsageError
 from italic.core.prompt import Prompt
 from italic.core.protocols import Method, Model, Reward
 from italic.core.sampling import Sampling
-from italic.core.spec import build_method, build_model, build_reward
+from italic.core.spec import build_method
 from italic.run.align import Alignment, stream
 from italic.run.inputs import read_prompts
 from italic.run.ledger import Ledger
@@ -31,12 +32,12 @@ def run_demo(n: int, max_tokens: int, seed: int) -> None:
     """Carry out `italic demo`."""
     if n < 1:
         raise UsageError(f"best of {n}", hint="Give --n 1 or more.")
-    with side().status("loading the bundled model and reward"):
-        model, reward = build_model("demo"), build_reward("demo")
+    many = build_method(f"best-of-n:n={n}")
+    model, reward = build_pair("demo", "demo", {}, many)
     prompts = bundled_prompts("demo")
     sampling = Sampling(max_tokens=max_tokens)
     plain = _answer(prompts, model, reward, build_method("sample"), seed, sampling, "plain")
-    best = _answer(prompts, model, reward, build_method(f"best-of-n:n={n}"), seed, sampling, f"best of {n}")
+    best = _answer(prompts, model, reward, many, seed, sampling, f"best of {n}")
     _show(prompts, plain, best, n)
 
 

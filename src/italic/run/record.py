@@ -110,7 +110,9 @@ class Record:
         self.sidecar.unlink(missing_ok=True)
 
     def _agree(self, settings: Mapping[str, Any]) -> None:
+        """See that the record is this run's, or nobody's: one that failed before its first line binds nobody."""
         wanted = json.loads(json.dumps(settings))
+        begun = self.path.exists() and self.path.stat().st_size > 0
         if self.sidecar.exists():
             there = self._settings()
             differences = [
@@ -118,25 +120,20 @@ class Record:
                 for key in sorted(there.keys() | wanted.keys())
                 if there.get(key) != wanted.get(key)
             ]
-            if differences and self._begun():
+            if not differences:
+                return
+            if begun:
                 raise UsageError(
                     f"{self.path} was begun with other settings ({'; '.join(differences)})",
                     hint="Use the same settings to go on, another --out, or --overwrite to start anew.",
                 )
-            if differences:
-                self._discard()
-                _write_whole(self.sidecar, json.dumps(wanted, indent=2) + "\n")
-        elif self._begun():
+            self._discard()
+        elif begun:
             raise UsageError(
                 f"{self.path} exists and is not the record of a run",
                 hint="Use another --out, or --overwrite to replace it.",
             )
-        else:
-            _write_whole(self.sidecar, json.dumps(wanted, indent=2) + "\n")
-
-    def _begun(self) -> bool:
-        """Whether there is anything to lose: a run that failed before its first line binds nobody to its settings."""
-        return self.path.exists() and self.path.stat().st_size > 0
+        _write_whole(self.sidecar, json.dumps(wanted, indent=2) + "\n")
 
     def _settings(self) -> dict[str, Any]:
         try:

@@ -21,7 +21,6 @@ class Network:
 
     def __init__(self, decoder: Any) -> None:
         self.decoder = decoder.eval()
-        self.compiled = False
         self._stepping = self.decoder
         self.device = decoder.device
         self.dtype = decoder.dtype
@@ -36,6 +35,11 @@ class Network:
         """How many tokens the logits are over."""
         return int(self.decoder.get_output_embeddings().weight.shape[0])
 
+    @property
+    def compiled(self) -> bool:
+        """Whether `step` is compiled."""
+        return self._stepping is not self.decoder
+
     def compile(self) -> None:
         """Compile the forward pass of `step`, for any number of rows and any width. Raises ModelError.
 
@@ -46,7 +50,6 @@ class Network:
         """
         options = {"guard_filter_fn": lambda guards: [not guard.is_global for guard in guards]}
         self._stepping = torch.compile(self.decoder.forward, dynamic=True, options=options)
-        self.compiled = True
         rows, lanes, width, length = 11, 13, 23, 37
         with torch.inference_mode():
             like, _ = self.prefill(np.zeros(3, dtype=np.int32), None, 0)
