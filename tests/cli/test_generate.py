@@ -61,6 +61,14 @@ def test_a_slip_in_a_spec_does_not_bind_the_output(italic, prompts: Path, tmp_pa
     assert italic("generate", prompts, *TOY, "--out", out).code == 0
 
 
+def test_a_slip_in_a_spec_costs_no_answers(italic, prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert italic("generate", prompts, *TOY, "--out", out).code == 0
+    before = out.read_bytes()
+    assert italic("generate", prompts, "-m", "toy:letter=3", "-r", "toy", "--out", out, "--overwrite").code == 2
+    assert out.read_bytes() == before
+
+
 def test_a_changed_prompt_of_the_same_id_is_refused(italic, prompts: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     italic("generate", prompts, *TOY, "--out", out)

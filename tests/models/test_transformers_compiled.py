@@ -22,9 +22,8 @@ needs_compiler = pytest.mark.skipif(
 def test_rows_come_and_go_and_grow_as_without_compiling() -> None:
     plain, fast = model(rows=8), model(rows=8, compiled=True)
     assert (plain.network.compiled, fast.network.compiled) == (False, True)
-    AutoModelForSequenceClassification.from_config(
-        KINDS["llama"](vocab_size=8, pad_token_id=0)
-    )  # a reward, loaded later
+    # As a reward would be that is loaded later, of a kind that no earlier test has loaded.
+    AutoModelForSequenceClassification.from_config(KINDS["qwen3"](vocab_size=8, pad_token_id=0))
     with torch.compiler.set_stance("fail_on_recompile"):
         for n, steps in ((1, 9), (8, 150), (5, 30), (8, 128)):
             limits = Until(steps=tuple(steps - 3 * i for i in range(n)))
