@@ -60,15 +60,19 @@ class Key:
             digest.update(len(name).to_bytes(8, "little") + name)
         return Key(int.from_bytes(digest.digest(), "little"))
 
-    def seeds(self, n: int) -> Seeds:
-        """`n` row seeds, uint64 [n]. The first k of `seeds(n)` are `seeds(k)`: more rows never change the others."""
+    def seeds(self, rows: int | NDArray[np.integer]) -> Seeds:
+        """A seed for each row: uint64 of the shape of `rows`, which are row numbers, or how many: `seeds(3)` are those
+        of rows 0, 1 and 2. A row's seed does not depend on which others are asked for.
+        """
+        numbers = np.arange(rows) if isinstance(rows, int) else rows
         base = self.at("seeds").state
         with np.errstate(over="ignore"):
-            return mix(np.uint64(base) + np.arange(n, dtype=np.uint64) * _STEP)
+            return mix(np.uint64(base) + numbers.astype(np.uint64) * _STEP)
 
-    def uniform(self, n: int) -> NDArray[np.float64]:
-        """`n` numbers in (0, 1), float64 [n]; nested like `seeds`."""
-        return uniforms(self.at("uniform").seeds(n), np.zeros(n, dtype=np.int64))
+    def uniform(self, rows: int | NDArray[np.integer]) -> NDArray[np.float64]:
+        """A number in (0, 1) for each row: float64, rows as in `seeds`."""
+        seeds = self.at("uniform").seeds(rows)
+        return uniforms(seeds, np.zeros(seeds.shape, dtype=np.int64))
 
     def generator(self) -> np.random.Generator:
         """A NumPy generator for everything else (permutations, normal draws)."""

@@ -25,9 +25,12 @@ ABILITIES = {
     "cut": "go on from a draft that was shortened",
     "entropy": "end an extension at the model's own uncertainty",
     "texts": "drafts have texts, tokens and log-probabilities",
+    "latents": "drafts are points of a space",
+    "preview": "guess how an unfinished draft will end",
+    "embed": "describe a draft by the model's own features",
     "partial": "the reward's scores of unfinished drafts mean something",
 }
-"""What a method or a reward may need. A model offers the first four, a reward with `partial` set the last."""
+"""What a method or a reward may need. A reward with `partial` set offers the last, a model offers the others."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,11 @@ class Task:
 class Method(Protocol):
     """A frozen dataclass whose fields are the parameters. `run(task)` asks questions and returns an Outcome."""
 
-    needs: ClassVar[frozenset[str]]
     papers: ClassVar[tuple[Paper, ...]]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Abilities of `ABILITIES`; a class variable where they do not depend on the parameters."""
 
     def run(self, task: Task) -> Asking[Outcome]: ...
 
@@ -106,6 +112,26 @@ class Model(Protocol):
     def start(self, prompt: Prompt, seeds: Seeds, sampling: Sampling) -> Drafts: ...
 
     def extend(self, jobs: Sequence[Extend]) -> list[Grown]: ...
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Features of one batch of drafts, float64 [n, d], and what they cost."""
+
+    features: NDArray[np.float64]
+    spent: Spent = Spent()
+
+
+class Previewing(Model, Protocol):
+    """A model that offers `preview`: finished guesses, a row each, that depend on the row alone."""
+
+    def preview(self, batches: Sequence[Drafts]) -> list[Grown]: ...
+
+
+class Embedding(Model, Protocol):
+    """A model that offers `embed`: features, a row each, that depend on the row's prompt and state alone."""
+
+    def embed(self, batches: Sequence[Drafts]) -> list[Embedded]: ...
 
 
 class Session(Protocol):

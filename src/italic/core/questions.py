@@ -53,6 +53,20 @@ class Score:
 
 
 @dataclass(frozen=True)
+class Preview:
+    """Guess how the rows will end. Answer: finished drafts, one a row, to be scored; they cannot be gone on from."""
+
+    drafts: Drafts
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Describe the rows by the model's own features. Answer: float64 [n, d], a function of each row's state alone."""
+
+    drafts: Drafts
+
+
+@dataclass(frozen=True)
 class Together:
     """Run several sub-methods at once. Answer: their results, in order.
 
@@ -71,7 +85,10 @@ class Note:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-Question: TypeAlias = Extend | Score | Together | Note
+Aside: TypeAlias = Preview | Embed
+"""A question to the model that makes nothing longer."""
+
+Question: TypeAlias = Extend | Score | Aside | Together | Note
 Asking: TypeAlias = Generator[Question, Any, T]
 """A generator that asks questions and returns a T: the type of a method's `run` and of everything it calls."""
 
@@ -91,6 +108,18 @@ def extend(drafts: D, until: Until = FINISH, *, key: Key | None = None) -> Askin
 def score(drafts: Drafts) -> Asking[NDArray[np.float64]]:
     """The rewards of the rows: float64 [n], larger is better, NaN where a score is missing. See `best`."""
     answer: NDArray[np.float64] = yield Score(drafts)
+    return answer
+
+
+def preview(drafts: D) -> Asking[D]:
+    """The model's guess of how each row will end, as finished drafts. Needs the ability `preview`."""
+    answer: D = yield Preview(drafts)
+    return answer
+
+
+def embed(drafts: Drafts) -> Asking[NDArray[np.float64]]:
+    """The model's own features of each row: float64 [n, d]. Needs the ability `embed`."""
+    answer: NDArray[np.float64] = yield Embed(drafts)
     return answer
 
 

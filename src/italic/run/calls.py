@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from italic.core.errors import ItalicError, ModelError, ProgramError, RewardError
 from italic.core.outcome import Usage
-from italic.core.protocols import Grown, Model, Reward, Spent
-from italic.core.questions import Extend
+from italic.core.protocols import Embedded, Embedding, Grown, Model, Previewing, Reward, Spent
+from italic.core.questions import Aside, Embed, Extend
 from italic.run.desk import Desk
 from italic.run.ledger import Ledger
 
@@ -60,6 +61,29 @@ def extend_whole(model: Model, jobs: Sequence[tuple[int, Extend]], allowance: in
         if len(grown.drafts) != len(job.drafts):
             raise ProgramError(f"the model {model.name} returned {len(grown.drafts)} of {len(job.drafts)} rows")
     return [(ticket, grown) for (ticket, _), grown in zip(fit, answers, strict=True)] + stopped
+
+
+def answer_asides(desk: Desk, model: Model) -> None:
+    """Have the model answer every waiting preview and embedding, in one call a kind."""
+    asked = desk.take_asides()
+    with policy_call(model.name, desk.ledger):
+        answers = muse(model, [question for _, question in asked])
+    desk.ledger.add(Usage(model_calls=sum(answer.spent.calls for answer in answers)))
+    for (ticket, _), answer in zip(asked, answers, strict=True):
+        desk.mused(ticket, answer)
+
+
+def muse(model: Model, asked: Sequence[Aside]) -> list[Grown | Embedded]:
+    """The answers to previews and embeddings, in order. Raises ProgramError for an answer of the wrong size."""
+    embeds = [question.drafts for question in asked if isinstance(question, Embed)]
+    previews = [question.drafts for question in asked if not isinstance(question, Embed)]
+    features = cast(Embedding, model).embed(embeds) if embeds else []
+    guesses = cast(Previewing, model).preview(previews) if previews else []
+    rows = [len(found.features) for found in features], [len(found.drafts) for found in guesses]
+    if rows != ([len(drafts) for drafts in embeds], [len(drafts) for drafts in previews]):
+        raise ProgramError(f"the model {model.name} did not answer its embeddings and previews row by row")
+    described, guessed = iter(features), iter(guesses)
+    return [next(described) if isinstance(question, Embed) else next(guessed) for question in asked]
 
 
 def score_waiting(desk: Desk, reward: Reward) -> None:

@@ -20,8 +20,8 @@ from italic.core.drafts import Drafts
 from italic.core.errors import OutOfBudget, ProgramError
 from italic.core.outcome import Outcome, Usage
 from italic.core.prompt import Prompt
-from italic.core.protocols import Grown, Method, Reward, Scored, Task
-from italic.core.questions import Asking, Extend, Note, best, score
+from italic.core.protocols import Embedded, Grown, Method, Reward, Scored, Spent, Task
+from italic.core.questions import Aside, Asking, Embed, Extend, Note, Preview, best, score
 from italic.run.ledger import Ledger
 from italic.run.routine import Leaf, Node, Routine
 from italic.run.scores import Sheet, complete, prepare
@@ -76,8 +76,10 @@ class Desk:
         self._cases: dict[int, Case] = {}
         self._growing: dict[int, tuple[Case, Node, Extend]] = {}
         self._scoring: dict[int, tuple[Case, Node, Sheet]] = {}
+        self._musing: dict[int, tuple[Case, Node, Aside]] = {}
         self._extends: list[int] = []
         self._scores: list[int] = []
+        self._asides: list[int] = []
 
     @property
     def open(self) -> int:
@@ -93,6 +95,11 @@ class Desk:
     def scores_waiting(self) -> int:
         """How many drafts wait for a score."""
         return sum(len(self._scoring[ticket][2].first) for ticket in self._scores)
+
+    @property
+    def asides_waiting(self) -> int:
+        """How many previews and embeddings wait."""
+        return len(self._asides)
 
     def admit(self) -> bool:
         """Start the next prompt; False if there is none, or none that the budget could carry through."""
@@ -120,9 +127,7 @@ class Desk:
     def grown(self, ticket: int, grown: Grown) -> None:
         """Answer an extension and book what it cost, even if nobody waits for it any more."""
         case, node, _ = self._growing.pop(ticket)
-        spent = Usage(tokens_generated=grown.spent.tokens, positions=grown.spent.positions)
-        self.ledger.add(spent)
-        case.usage += spent
+        self._book(case, grown.spent)
         if not node.alive:
             return
         done = grown.drafts.done
@@ -132,6 +137,24 @@ class Desk:
             self._refuse(case, node, grown.drafts)
         else:
             self._pursue(case, lambda: case.routine.answer(node, grown.drafts))
+
+    def _book(self, case: Case, spent: Spent) -> None:
+        usage = Usage(tokens_generated=spent.tokens, positions=spent.positions)
+        self.ledger.add(usage)
+        case.usage += usage
+
+    def take_asides(self) -> list[tuple[int, Aside]]:
+        """Hand over the previews and embeddings that were asked for since the last call, with their tickets."""
+        taken, self._asides = self._asides, []
+        return [(ticket, self._musing[ticket][2]) for ticket in _awaited(taken, self._musing)]
+
+    def mused(self, ticket: int, answer: Grown | Embedded) -> None:
+        """Answer a preview or an embedding and book what it cost."""
+        case, node, _ = self._musing.pop(ticket)
+        self._book(case, answer.spent)
+        value = answer.drafts if isinstance(answer, Grown) else answer.features
+        if node.alive:
+            self._pursue(case, lambda: case.routine.answer(node, value))
 
     def _refuse(self, case: Case, node: Node, drafts: Drafts) -> None:
         case.partial = drafts
@@ -153,7 +176,7 @@ class Desk:
             sheet = sheet.without(others)
             if left is None or len(sheet.first) <= left:
                 left = None if left is None else left - len(sheet.first)
-                others.update(sheet.names[row] for row in sheet.first)
+                others.update(() if sheet.names is None else (sheet.names[row] for row in sheet.first))
                 self._scoring[ticket] = (case, node, sheet)
                 affordable.append((ticket, sheet))
             else:
@@ -210,6 +233,9 @@ class Desk:
                     else:
                         self._growing[self._ticket()] = (case, node, question)
                         self._extends.append(self._tickets)
+                elif isinstance(question, Preview | Embed):
+                    self._musing[self._ticket()] = (case, node, question)
+                    self._asides.append(self._tickets)
                 elif len(drafts) == 0:
                     moves.append(_answerer(case, node, np.zeros(0)))
                 else:

@@ -1,7 +1,8 @@
 """The event-driven driver: each prompt gets its answer as soon as it is there, and the engine's rows stay full.
 
 One loop, no threads. Its order of preference is the whole scheduling policy:
-1. While the model would work on more rows, start the next prompt.
+1. While the model would work on more rows, start the next prompt; previews and embeddings, which methods ask for
+   before they know what to extend, are answered together once there are no more prompts to start.
 2. Score what waits, if the model would otherwise run with empty rows, or a full batch of drafts has come together.
 3. Step the model: one token for all its rows. Finished extensions go back to their methods at once.
 Batches form because things are needed, never because a timer says so.
@@ -15,7 +16,7 @@ from italic.core.errors import ProgramError
 from italic.core.outcome import Usage
 from italic.core.protocols import Grown, Method, Model, Reward, Session, Stepping, Task
 from italic.core.questions import Extend
-from italic.run.calls import Progress, extend_whole, policy_call, score_waiting
+from italic.run.calls import Progress, answer_asides, extend_whole, policy_call, score_waiting
 from italic.run.desk import Desk, Listener, Result
 from italic.run.ledger import Ledger
 
@@ -78,9 +79,11 @@ def event_driven(
     try:
         while True:
             _submit(desk, session)
-            while session.hungry and desk.admit():
+            while session.hungry and desk.asides_waiting < window and desk.admit():
                 _submit(desk, session)
-            if desk.scores_asked and (session.hungry or desk.scores_waiting >= SCORE_BATCH):
+            if desk.asides_waiting:
+                answer_asides(desk, model)
+            elif desk.scores_asked and (session.hungry or desk.scores_waiting >= SCORE_BATCH):
                 score_waiting(desk, reward)
             elif session.busy:
                 before = session.generated

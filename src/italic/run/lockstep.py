@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from italic.core.outcome import Usage
 from italic.core.protocols import Method, Model, Reward, Task
-from italic.run.calls import Progress, extend_whole, policy_call, score_waiting
+from italic.run.calls import Progress, answer_asides, extend_whole, policy_call, score_waiting
 from italic.run.desk import Desk, Listener, Result
 from italic.run.ledger import Ledger
 
@@ -41,6 +41,8 @@ def lockstep(
                 ledger.add(Usage(model_calls=sum(grown.spent.calls for _, grown in answers)))
                 for ticket, grown in answers:
                     desk.grown(ticket, grown)
+            if desk.asides_waiting:
+                answer_asides(desk, model)
             score_waiting(desk, reward)
             if progress is not None:
                 progress(ledger, desk.open)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from italic.core.errors import OutOfBudget, ProgramError
-from italic.core.questions import Asking, Extend, Note, Question, Score, Together
+from italic.core.questions import Aside, Asking, Embed, Extend, Note, Preview, Question, Score, Together
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class Node:
     stopped: OutOfBudget | None = None
 
 
-Leaf = tuple[Node, Extend | Score]
+Leaf = tuple[Node, Extend | Score | Aside]
 """A generator and what it asks the driver."""
 
 
@@ -81,7 +81,7 @@ class Routine:
                 if question.children:
                     return self._split(node, question)
                 value = []
-            elif isinstance(question, Extend | Score):
+            elif isinstance(question, Extend | Score | Preview | Embed):
                 return [(node, question)]
             else:
                 error = _no_question(question)

@@ -17,12 +17,13 @@ from italic.core.protocols import Scored
 class Sheet:
     """One Score question, prepared for the reward.
 
-    names: one a row, equal for rows that must get the same score. known: the scores of this prompt's drafts so far, by
-    name. first: int64 [k], for each name that has no score yet the first row that bears it.
+    names: one a row, equal for rows that must get the same score; None if every row is scored by itself. known: the
+    scores of this prompt's drafts so far, by name. first: int64 [k], for each name that has no score yet the first row
+    that bears it.
     """
 
     drafts: Drafts
-    names: tuple[Hashable, ...]
+    names: tuple[Hashable, ...] | None
     known: dict[Hashable, float]
     first: NDArray[np.int64]
 
@@ -33,17 +34,17 @@ class Sheet:
 
     def without(self, claimed: Container[Hashable]) -> Sheet:
         """The same question, less the scores that have come in since and those that are `claimed`: on their way."""
+        if self.names is None:
+            return self
         waiting = [i for i in self.first if self.names[i] not in self.known and self.names[i] not in claimed]
         return replace(self, first=np.asarray(waiting, dtype=np.int64))
 
 
 def prepare(drafts: Drafts, known: dict[Hashable, float] | None) -> Sheet:
     """Sort out which rows need a score. known: None if equal drafts may get different scores (a noisy judge)."""
-    names: tuple[Hashable, ...] = tuple(range(len(drafts)))
-    if known is not None and isinstance(drafts, TextDrafts):
-        names = tuple(zip((t.tobytes() for t in drafts.tokens), drafts.reason, drafts.chars, strict=True))
-    else:
-        known = {}
+    if known is None or not isinstance(drafts, TextDrafts):
+        return Sheet(drafts, None, {}, np.arange(len(drafts)))
+    names = tuple(zip((t.tobytes() for t in drafts.tokens), drafts.reason, drafts.chars, strict=True))
     rows: dict[Hashable, int] = {}
     for row, name in enumerate(names):
         if name not in known:
@@ -58,6 +59,7 @@ def complete(sheet: Sheet, scored: Scored | None, reward: str) -> NDArray[np.flo
     Raises RewardError for NaN and for a question of which every score is missing; ProgramError for a wrong count.
     """
     prompt = sheet.drafts.prompt.id
+    rewards = np.zeros(0)
     if scored is not None:
         k = len(sheet.first)
         if scored.rewards.shape != (k,) or scored.missing.shape != (k,):
@@ -69,9 +71,11 @@ def complete(sheet: Sheet, scored: Scored | None, reward: str) -> NDArray[np.flo
                 f"the reward {reward} returned NaN for prompt {prompt!r}",
                 hint="Return None for a score that failed, a number otherwise.",
             )
-        values = np.where(scored.missing, np.nan, scored.rewards)
-        sheet.known.update((sheet.names[row], float(v)) for row, v in zip(sheet.first, values, strict=True))
-    rewards = np.array([sheet.known[name] for name in sheet.names], dtype=np.float64)
+        rewards = np.where(scored.missing, np.nan, scored.rewards)
+        if sheet.names is not None:
+            sheet.known.update((sheet.names[row], float(r)) for row, r in zip(sheet.first, rewards, strict=True))
+    if sheet.names is not None:
+        rewards = np.array([sheet.known[name] for name in sheet.names], dtype=np.float64)
     if np.all(np.isnan(rewards)):
         raise RewardError(
             f"every score of the reward {reward} for prompt {prompt!r} is missing",
