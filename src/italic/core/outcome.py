@@ -50,8 +50,9 @@ class Certificate:
 
     tv: estimated total variation to the tilted law, with tv_interval. kl: KL divergence to the model, nats;
     kl_bound: an upper bound on it. acceptance: accepted share of the proposals. clip_rate: share of proposals whose
-    acceptance probability was cut at 1. exhaustion_rate: share of draws that hit their cap. ess: effective sample size.
-    proposals, accepted: counts behind the rates.
+    acceptance probability was cut at 1. exhaustion_rate: share of draws that hit their cap. mean_draws: proposals a
+    step of a draw. bellman_residual: nats, the largest over the steps of |log mean exp(f - V / beta)|, zero if the
+    values are right. ess: effective sample size. proposals, accepted: counts behind the rates.
     """
 
     tv: float | None = None
@@ -61,6 +62,8 @@ class Certificate:
     acceptance: float | None = None
     clip_rate: float | None = None
     exhaustion_rate: float | None = None
+    mean_draws: float | None = None
+    bellman_residual: float | None = None
     ess: float | None = None
     proposals: int | None = None
     accepted: int | None = None

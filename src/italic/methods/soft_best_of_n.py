@@ -52,5 +52,5 @@ class SoftBestOfN:
             rewards,
             chosen=best(gumbel(log_weights, task.key.at("choose").uniform(self.n))),
             log_weights=np.where(np.isnan(rewards), -np.inf, log_weights),
-            certificate=Certificate(ess=effective_sample_size(log_weights)),
+            certificate=Certificate(ess=float(effective_sample_size(log_weights))),
         )

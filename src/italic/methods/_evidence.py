@@ -1,0 +1,83 @@
+"""What a run of clipped steps has shown of itself: the numbers behind a certificate.
+
+Only proposals that could not know their outcome count: for steps the first one of each state visited, for a whole
+response, where all draws come from one state, every one tested.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from italic.core.outcome import Certificate
+from italic.laws.clipping import certify, certify_steps
+from italic.methods._clipped import Taken
+from italic.methods._rows import Rows
+
+Nats = NDArray[np.float64]
+
+
+class Evidence:
+    """Of n draws through at most `steps` steps. start: nats [n], what the drafts they start from are worth."""
+
+    def __init__(self, n: int, steps: int, start: Nats) -> None:
+        self._start = start
+        self._log_w = np.full((n, steps), np.nan)
+        self._gap = np.full((n, steps), np.nan)
+        self._whole: tuple[Nats, float] = (np.zeros(0), 0.0)
+        self._proposals = self._taken = self._accepted = 0
+        self._exhausted = np.zeros(steps)
+
+    def add(self, step: int, rows: Rows, values: Nats, b: Nats, taken: Taken) -> None:
+        """Note a step of the draws `rows` [k]: their states' values [k] and baselines [k], nats, and what was taken."""
+        scored = ~np.isnan(taken.first) & np.isfinite(values)
+        self._log_w[rows[scored], step] = (taken.first - values)[scored]
+        self._gap[rows[scored], step] = (b - values)[scored]
+        tested = taken.tested[~np.isnan(taken.tested)]
+        self._whole = tested, float(b[0])
+        self._proposals += int(taken.draws.sum())
+        self._taken += len(rows)
+        self._accepted += int(np.sum(~taken.exhausted))
+        self._exhausted[step] = np.sum(taken.exhausted) / len(self._log_w)
+
+    def certificate(self, whole: bool) -> Certificate:
+        """The certificate; whole: the only step drew whole responses, all from one state.
+
+        For steps it adds what the start's own law is off by, and in both cases how often the cap was reached, which
+        bounds what that costs. What it says of the values is the residual: the total variation is that of clipping
+        alone, and holds as far as the values do.
+        """
+        exhausted = float(np.sum(self._exhausted))
+        off = 0.0 if whole else _start_variation(self._start)
+        found = None
+        if whole and np.any(self._whole[0] > -np.inf):
+            found = certify(*self._whole)
+        elif not whole and np.all(np.any(self._log_w > -np.inf, axis=0) | np.all(np.isnan(self._log_w), axis=0)):
+            found = certify_steps(self._log_w, self._gap)
+        costs = Certificate(
+            acceptance=self._accepted / self._proposals,
+            mean_draws=self._proposals / self._taken,
+            exhaustion_rate=min(exhausted, 1.0),
+            proposals=self._proposals,
+            accepted=self._accepted,
+        )
+        if found is None:
+            return costs
+        return replace(
+            costs,
+            tv=min(found.tv + off + exhausted, 1.0),
+            tv_interval=(found.low, min(found.high + off + exhausted, 1.0)),
+            clip_rate=found.clip_rate,
+            bellman_residual=None if whole else float(np.nanmax(np.abs(found.residual))),
+        )
+
+
+def _start_variation(values: Nats) -> float:
+    """The total variation between n starts as they were drawn and as their values would have them."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return 0.0
+    weights = np.exp(finite - finite.max())
+    return float(np.mean(np.abs(weights / weights.mean() - 1)) / 2)

@@ -1,0 +1,129 @@
+"""What `italic fit-baseline` writes: a directory with `baseline.json` (settings, thresholds, report) and the networks.
+
+A fitted baseline says how much a proposal must be worth before it is accepted for certain, b(x) in nats, for every
+state x it was fitted on: at the end of each block of `block` steps, or at the prompt alone if the block is the whole
+response.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from italic.core.drafts import Drafts
+from italic.core.errors import ModelError, RecordError, UsageError
+from italic.core.questions import Asking, embed
+from italic.core.registry import missing_library
+from italic.values.kinds import Learned, Value, build_value
+from italic.values.networks import Networks
+
+FORMAT = 1
+SETTINGS, NETWORKS = "baseline.json", "networks.safetensors"
+
+Kind: TypeAlias = Literal["pinball", "paper", "conformal"]
+LEARNED = "learned"
+"""The value of a fitted baseline that has value networks of its own."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted baseline and the value it goes with.
+
+    kind: how it was fitted. beta: of the tilt. block: steps a block, None if a block is the whole response. horizon:
+    the longest response in steps. tau: float64 [T], nats, added to each block's baseline. value: the spec of the value,
+    "learned" for `worth`. baseline, worth: networks, None where there are none. model, reward: names of the pair.
+    report: what the fit measured (proposals, draws, losses).
+    """
+
+    kind: Kind
+    beta: float
+    block: int | None
+    horizon: int
+    tau: NDArray[np.float64]
+    value: str
+    model: str
+    reward: str
+    report: Mapping[str, Any] = field(default_factory=dict)
+    baseline: Networks | None = None
+    worth: Networks | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a model must offer for `at`."""
+        return frozenset() if self.baseline is None else frozenset({"embed"})
+
+    @property
+    def valued(self) -> Value | None:
+        """The value of unfinished drafts; None if a block is the whole response."""
+        if self.block is None:
+            return None
+        return build_value(self.value) if self.worth is None else Learned(self.worth, self.block)
+
+    def at(self, drafts: Drafts, values: NDArray[np.float64]) -> Asking[NDArray[np.float64]]:
+        """The baselines b of unfinished drafts with these soft values, float64 [n], nats.
+
+        Raises UsageError for a response longer than the fit has seen.
+        """
+        blocks = np.zeros(len(drafts), dtype=np.int64) if self.block is None else drafts.steps // self.block
+        if np.any(drafts.steps + drafts.room > self.horizon):
+            longest = int(np.max(drafts.steps + drafts.room))
+            raise UsageError(
+                f"responses of up to {longest} steps, and the baseline was fitted to {self.horizon}",
+                hint=f"Set the longest response to {self.horizon} steps (--max-tokens), or fit again.",
+            )
+        b = self.tau[blocks] + (0.0 if self.kind == "paper" else values / self.beta)
+        if self.baseline is not None:
+            features = yield from embed(drafts)
+            b += self.baseline(features, blocks)
+        return np.asarray(b)
+
+    def save(self, folder: Path) -> None:
+        """Write the directory. Raises RecordError if it cannot be written."""
+        save_file = _safetensors().numpy.save_file
+        arrays: dict[str, Any] = {} if self.baseline is None else self.baseline.arrays("baseline")
+        arrays |= {} if self.worth is None else self.worth.arrays("worth")
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("baseline", "worth")}
+        settings["tau"] = self.tau.tolist()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(arrays, folder / NETWORKS)
+            text = json.dumps({"format": FORMAT, **settings, "report": dict(self.report)}, indent=2)
+            (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
+        except OSError as failure:
+            raise RecordError(f"cannot write {folder}: {failure.strerror}", hint="Choose another --out.") from failure
+
+    @classmethod
+    def load(cls, folder: Path) -> Fitted:
+        """Read the directory. Raises UsageError if it is none of ours, ModelError if it is broken."""
+        if not (folder / SETTINGS).is_file():
+            raise UsageError(
+                f"there is no fitted baseline in {str(folder)!r}",
+                hint="Write baseline=pilot, baseline=constant, or the directory that `italic fit-baseline` wrote.",
+            )
+        load_file = _safetensors().numpy.load_file
+        try:
+            settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            arrays = load_file(folder / NETWORKS)
+            if settings.pop("format") != FORMAT or settings["kind"] not in get_args(Kind):
+                raise ValueError("another format")
+            settings["tau"] = np.asarray(settings["tau"], dtype=np.float64)
+            return cls(**settings, baseline=Networks.of(arrays, "baseline"), worth=Networks.of(arrays, "worth"))
+        except (OSError, ValueError, KeyError, TypeError, _safetensors().SafetensorError) as failure:
+            raise ModelError(
+                f"the fitted baseline in {str(folder)!r} cannot be read: {failure}", hint="Fit it again."
+            ) from failure
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError as failure:
+        raise missing_library("a fitted baseline", failure) from failure
+    return safetensors
