@@ -12,6 +12,7 @@ from italic.core.drafts import END, LENGTH, STOP, UNFINISHED
 from italic.core.errors import RewardError, UsageError
 from italic.core.keys import Key
 from italic.core.prompt import Prompt
+from italic.core.protocols import Spent
 from italic.core.questions import Extend
 from italic.core.sampling import FINISH, Sampling, Until
 from italic.core.spec import build_model, build_reward
@@ -277,6 +278,55 @@ def test_models_that_cannot_be(values):
     with pytest.raises(UsageError, match="toy model") as refusal:
         ToyModel(**values)
     assert refusal.value.hint.startswith("Give")
+
+
+def features(drafts, model=MODEL):
+    return model.embed([drafts])[0].features
+
+
+def test_features_tell_every_prefix_apart_and_give_its_law():
+    """The logits are `spread` times the first features: checked against the table, node by node."""
+    for model in (MODEL, replace(MODEL, spread=0)):
+        drafts = extend(start(4000, model=model), model=model)
+        drafts = drafts.concat(*(drafts.cut(k) for k in range(model.length + 1)))
+        seen = {}
+        for text, tokens, row in zip(drafts.texts, drafts.tokens, features(drafts, model), strict=True):
+            state = text, tokens.tolist()[-1:] == [model.letters]
+            assert seen.setdefault(state, row.tobytes()) == row.tobytes()
+        assert len(set(seen.values())) == len(seen) > model.nodes
+    table = MODEL.table(start(1).prompt_tokens, Sampling())
+    nodes = {text: node for node, text in enumerate(MODEL.prefixes())}
+    for text, row in zip(drafts.texts, features(drafts), strict=True):
+        logits = MODEL.spread * row[: MODEL.letters + 1]
+        if len(text) < MODEL.length:
+            law = np.exp(logits) / np.exp(logits).sum()
+            assert law == pytest.approx(table.probabilities[nodes[text]])
+
+
+def test_features_count_the_letters_and_say_what_ended():
+    drafts = extend(start(200))
+    drafts = drafts.concat(drafts.cut(drafts.steps - 1))
+    written, ended = features(drafts)[:, -2:].T
+    assert written.tolist() == [len(text) / MODEL.length for text in drafts.texts]
+    assert ended.tolist() == (drafts.reason == END).tolist()
+
+
+def test_features_depend_on_prompt_seed_and_letters_alone():
+    here = features(start(3))
+    assert len(np.unique(here, axis=0)) == 1
+    for sampling in SAMPLINGS.values():
+        assert np.array_equal(features(start(3, sampling)), here)
+    assert np.array_equal(features(start(3, prompt=Prompt("other id", text="once"))), here)
+    assert not np.any(features(start(1, prompt=Prompt("q", text="twice")))[:, :-2] == here[:1, :-2])
+    assert not np.any(features(start(1), replace(MODEL, seed=3))[:, :-2] == here[:1, :-2])
+    assert np.array_equal(features(start(3), replace(MODEL, length=6))[:, :-2], here[:, :-2])
+
+
+def test_what_embedding_costs():
+    five, none, three = MODEL.embed([start(5), start(2)[[]], extend(start(3))])
+    assert (five.spent, none.spent, three.spent) == (Spent(0, 5, 1), Spent(), Spent(0, 3, 1))
+    assert none.features.shape == (0, MODEL.letters + 3)
+    assert MODEL.embed([]) == []
 
 
 def test_specs():

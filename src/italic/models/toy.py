@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from italic.core.drafts import END, LENGTH, STOP, UNFINISHED, TextDrafts
+from italic.core.drafts import END, LENGTH, STOP, UNFINISHED, Drafts, TextDrafts
 from italic.core.errors import UsageError
 from italic.core.keys import Key, Seeds, uniforms
 from italic.core.prompt import Prompt
-from italic.core.protocols import Grown, Spent
+from italic.core.protocols import Embedded, Grown, Spent
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
 
@@ -31,10 +31,12 @@ ROWS = 1024
 class Table(NamedTuple):
     """The policy for one prompt and one sampling, a row for each of the N nodes.
 
-    probabilities, cumulated: float64 [N, letters + 1], the end symbol last. entropy: float64 [N], nats, of the model's
-    own law (temperature 1, untruncated). chars: int64 [N], where a stop string cuts the text, -1 where there is none.
+    normal, probabilities, cumulated: float64 [N, letters + 1], the end symbol last; `spread` times normal are the
+    logits, whatever the sampling. entropy: float64 [N], nats, of the model's own law (temperature 1, untruncated).
+    chars: int64 [N], where a stop string cuts the text, -1 where there is none.
     """
 
+    normal: NDArray[np.float64]
     probabilities: NDArray[np.float64]
     cumulated: NDArray[np.float64]
     entropy: NDArray[np.float64]
@@ -76,7 +78,7 @@ class ToyModel:
     seed: int = 0
     spread: float = 1.0
     rows: int = ROWS
-    offers: frozenset[str] = frozenset({"resume", "cut", "entropy", "texts"})
+    offers: frozenset[str] = frozenset({"resume", "cut", "entropy", "texts", "embed"})
     _tables: dict[tuple[bytes, Sampling], Table] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -134,6 +136,31 @@ class ToyModel:
     def open(self) -> ToySession:
         return ToySession(self, self.rows)
 
+    def embed(self, batches: Sequence[Drafts]) -> list[Embedded]:
+        """Features of the rows, float64 [n, letters + 3]: of their prompt, seed and letters alone.
+
+        First the normal numbers that `spread` times are the logits of the next symbol, so that they tell prefixes apart
+        and a linear map of them is the model, as with the hidden state of a decoder. Then the letters so far as a share
+        of `length`, and 1 where the end symbol was drawn. Costs a position a row and a call a batch.
+        """
+        return [self._embed(drafts) for drafts in batches]
+
+    def _embed(self, drafts: Drafts) -> Embedded:
+        assert isinstance(drafts, TextDrafts)
+        normal = self.table(drafts.prompt_tokens, drafts.sampling).normal[self.node(drafts.ids)]
+        written = np.sum((drafts.ids >= 0) & (drafts.ids < self.letters), axis=1) / self.length
+        ended = np.any(drafts.ids == self.letters, axis=1)
+        n = len(drafts)
+        return Embedded(np.column_stack((normal, written, ended)), Spent(positions=n, calls=min(n, 1)))
+
+    def node(self, ids: NDArray[np.int32]) -> NDArray[np.int64]:
+        """The node of each row of tokens: ids as in `TextDrafts`, [n, L]; result int64 [n]."""
+        node = np.zeros(len(ids), dtype=np.int64)
+        for token in ids.T:
+            letter = (token >= 0) & (token < self.letters)
+            node = np.where(letter, self.letters * node + 1 + token, node)
+        return node
+
     def table(self, prompt_tokens: NDArray[np.int32], sampling: Sampling) -> Table:
         """The policy's table for a prompt."""
         name = prompt_tokens.tobytes(), sampling
@@ -145,7 +172,8 @@ class ToyModel:
 
     def _build(self, prompt_tokens: NDArray[np.int32], sampling: Sampling) -> Table:
         key = Key(self.seed).at("toy", *prompt_tokens.tolist())
-        logits = self.spread * key.generator().standard_normal((self.nodes, self.letters + 1))
+        normal = key.generator().standard_normal((self.nodes, self.letters + 1))
+        logits = self.spread * normal
         logits[(self.nodes - 1) // self.letters :, :-1] = -np.inf
         own = softmax(logits)
         entropy = -np.sum(own * np.log(own, where=own > 0, out=np.zeros_like(own)), axis=1)
@@ -153,7 +181,7 @@ class ToyModel:
         cumulated = np.cumsum(probabilities, axis=1)
         cumulated[cumulated >= 1 - 1e-12] = 1.0
         chars = [min((t.find(s) for s in sampling.stop if s in t), default=-1) for t in self.prefixes()]
-        return Table(probabilities, cumulated, entropy, np.asarray(chars))
+        return Table(normal, probabilities, cumulated, entropy, np.asarray(chars))
 
     def law(self, prompt: Prompt, sampling: Sampling) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Every finished response of positive probability: its text, and its probability, float64 [m], sum 1."""
@@ -275,9 +303,7 @@ class ToySession:
         rows["logps"][:, :width] = drafts.logps
         rows["steps"], rows["reason"], rows["chars"] = drafts.steps, drafts.reason, drafts.chars
         rows["seed"], rows["job"] = drafts.seeds, number
-        for token in drafts.ids.T:
-            letter = (token >= 0) & (token < self.model.letters)
-            rows["node"] = np.where(letter, self.model.letters * rows["node"] + 1 + token, rows["node"])
+        rows["node"] = self.model.node(drafts.ids)
         rows["going"] = ~drafts.done
         rows["pause"] = drafts.steps + job.until.most(len(drafts))
         rows["free"] = drafts.steps + job.until.min_steps

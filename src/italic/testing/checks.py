@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from italic.core.drafts import Drafts, TextDrafts
+from italic.core.latents import LatentDrafts
 from italic.core.prompt import Prompt
 
 Check = Callable[..., None]
@@ -42,9 +43,12 @@ def applicable(checks: Iterable[Check], subject: object) -> list[Check]:
 
 
 def rows(drafts: Drafts) -> list[Any]:
-    """What of each row must be reproducible: its tokens, text and end; of drafts that are not text, its steps."""
+    """What of each row must be reproducible: its tokens, text and end; of latents, where they are, to the last bit."""
     if isinstance(drafts, TextDrafts):
         return list(zip((tuple(t.tolist()) for t in drafts.tokens), drafts.texts, drafts.reason.tolist(), strict=True))
+    if isinstance(drafts, LatentDrafts):
+        where = (tuple(x) for x in drafts.x.tolist())
+        return list(zip(where, drafts.steps.tolist(), drafts.done.tolist(), strict=True))
     return list(zip(drafts.steps.tolist(), drafts.done.tolist(), strict=True))
 
 
@@ -65,6 +69,8 @@ def snapshot(drafts: Drafts) -> list[Any]:
     kept: list[Any] = [drafts.steps.copy(), drafts.done.copy(), drafts.seeds.copy()]
     if isinstance(drafts, TextDrafts):
         kept += [drafts.ids.copy(), drafts.logps.copy(), drafts.reason.copy(), drafts.chars.copy()]
+    if isinstance(drafts, LatentDrafts):
+        kept.append(drafts.x.copy())
     return kept
 
 

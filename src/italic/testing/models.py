@@ -1,6 +1,7 @@
 """What every model must do: the contract of `italic.core.protocols.Model`, one check a sentence of it.
 
-The checks ask for short responses, with seeds of their own. sampling: how; prompts: to what.
+The checks ask for short responses, with seeds of their own. sampling: how; prompts: to what. Drafts need not be text:
+of latents, the checks compare every bit, and what `Sampling` says is left to the model.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from italic.core.drafts import Drafts, TextDrafts
 from italic.core.keys import Key
@@ -41,6 +43,22 @@ def grow(model: Model, drafts: Drafts, until: Until = FINISH) -> Any:
     return model.extend([Extend(drafts, until)])[0].drafts
 
 
+def some_states(model: Model) -> list[Any]:
+    """Batches of empty rows, of rows that have just begun together with finished ones, and of another prompt."""
+    begun = grow(model, start(model), Until(steps=2))
+    return [start(model), begun.concat(grow(model, start(model, 3, path="whole"))), start(model, 2, PROMPTS[1])]
+
+
+def describe(model: Any, *batches: Drafts) -> list[NDArray[np.float64]]:
+    """The features of each batch."""
+    return [answer.features for answer in model.embed(batches)]
+
+
+def guess(model: Any, *batches: Drafts) -> list[Any]:
+    """The preview of each batch."""
+    return [answer.drafts for answer in model.preview(batches)]
+
+
 def it_says_what_it_offers(model: Model) -> None:
     """name is a text, offers a frozenset of known abilities."""
     expect(isinstance(model.name, str) and model.name, f"the model's name is {model.name!r}, not a text")
@@ -60,7 +78,7 @@ def start_gives_empty_rows(model: Model) -> None:
 
 
 def finishing_ends_every_row(model: Model) -> None:
-    """extend without a limit ends every row within max_tokens, and the room says how much was left."""
+    """extend without a limit ends every row within the room that it had."""
     jobs = [Extend(start(model, prompt=p)) for p in PROMPTS]
     answers = model.extend(jobs)
     expect(len(answers) == len(jobs), f"{len(answers)} answers to {len(jobs)} jobs")
@@ -72,7 +90,8 @@ def finishing_ends_every_row(model: Model) -> None:
         expect(drafts.done.all(), f"rows {np.flatnonzero(~drafts.done)} were not finished")
         expect(not grown.stopped, "an extension without a budget came back as stopped")
         expect(np.all(drafts.steps >= 1), "a finished row has no steps")
-        expect(np.all(drafts.steps <= SAMPLING.max_tokens), f"rows of {drafts.steps} steps with max_tokens=12")
+        room = job.drafts.room
+        expect(np.all(drafts.steps <= room), f"rows of {drafts.steps} steps, for which there was a room of {room}")
 
 
 def the_account_is_true(model: Model) -> None:
@@ -93,12 +112,14 @@ def room_is_what_is_left(model: Model) -> None:
     grown = grow(model, drafts, Until(steps=3))
     going = ~grown.done
     expect(np.all(room > 0), f"the room of empty rows is {room}")
-    expect(np.all(room <= SAMPLING.max_tokens), f"the room is {room} with max_tokens=12")
+    bound = SAMPLING.max_tokens if "texts" in model.offers else np.inf
+    expect(np.all(room <= bound), f"the room is {room} with max_tokens=12")
     expect(np.all(grown.room[grown.done] == 0), "a finished row has room")
     expect(np.array_equal(grown.room[going], (room - grown.steps)[going]), "room does not fall with the steps taken")
     expect(np.all(grow(model, start(model)).room == 0), "a finished row has room")
 
 
+@only_if(offers("texts"))
 def max_tokens_is_kept(model: Model) -> None:
     """No row is longer than max_tokens."""
     for most in (1, 2, 5):
@@ -136,9 +157,10 @@ def rows_do_not_depend_on_the_order(model: Model) -> None:
 
 
 def jobs_do_not_depend_on_one_another(model: Model) -> None:
-    """Jobs asked for at once, or one at a time, give the same; also jobs with different samplings."""
+    """Jobs asked for at once, or one at a time, give the same; of texts, also jobs with different samplings."""
     jobs = [Extend(start(model, n, p), Until(steps=s)) for p, n, s in zip(PROMPTS, (2, 5, 1), (9, 2, 20), strict=True)]
-    jobs.append(Extend(start(model, 2, sampling=replace(SAMPLING, temperature=0.5, max_tokens=4))))
+    if "texts" in model.offers:
+        jobs.append(Extend(start(model, 2, sampling=replace(SAMPLING, temperature=0.5, max_tokens=4))))
     for i, grown in enumerate(model.extend(jobs)):
         alone = model.extend([jobs[i]])[0]
         expect_same(grown.drafts, alone.drafts, f"job {i} in company, compared with the job alone")
@@ -153,12 +175,17 @@ def seeds_matter(model: Model) -> None:
 
 
 def drafts_never_change(model: Model) -> None:
-    """Extending, cutting and gathering leave the drafts that they start from as they were."""
+    """Extending, gathering, embedding and previewing leave the drafts that they start from as they were."""
     drafts = start(model)
     before = snapshot(drafts)
     grown = grow(model, drafts, Until(steps=2))
     expect_untouched(before, drafts, "extending changed the drafts it was given")
     between = snapshot(grown)
+    for ability, ask in (("embed", describe), ("preview", guess)):
+        if ability in model.offers:
+            ask(model, drafts, grown)
+            expect_untouched(before, drafts, f"{ability} changed the drafts it was given")
+            expect_untouched(between, grown, f"{ability} changed the drafts it was given")
     grown.reseed(Key(3).seeds(ROWS))
     grown[[0, 0]].concat(grown)
     grow(model, start(model))
@@ -169,9 +196,9 @@ def drafts_never_change(model: Model) -> None:
 def growing_leaves_the_prefix(model: Model) -> None:
     """What is extended begins with what was there, and finished rows come back as they were."""
     drafts = start(model, 4 * ROWS)
-    for _ in range(4):
+    for until in (*[Until(steps=3)] * 4, FINISH, FINISH):
         before = snapshot(drafts)
-        longer = grow(model, drafts, Until(steps=3))
+        longer = grow(model, drafts, until)
         expect_untouched(before, drafts, "extending changed the drafts it was given")
         expect(np.all(longer.done >= drafts.done), "a finished row came back unfinished")
         done = np.flatnonzero(drafts.done)
@@ -265,6 +292,95 @@ def stop_strings_end_a_row(model: Model) -> None:
         expect(after == wanted, f"with the stop string {stop!r} the text {before!r} became {after!r}, not {wanted!r}")
 
 
+@only_if(offers("embed"))
+def features_are_a_row_each(model: Any) -> None:
+    """embed: finite float64 [n, d], with the same d for every prompt; no tokens are drawn for it."""
+    batches = some_states(model)
+    answers = model.embed(batches)
+    expect(len(answers) == len(batches), f"{len(answers)} answers to {len(batches)} batches of drafts")
+    for drafts, answer in zip(batches, answers, strict=True):
+        features = np.asarray(answer.features)
+        expect(features.dtype == np.float64, f"the features are {features.dtype}, not float64")
+        expect(
+            features.ndim == 2 and len(features) == len(drafts) and features.shape[1],
+            f"the features of {len(drafts)} rows have the shape {features.shape}",
+        )
+        expect(np.isfinite(features).all(), "the features are NaN or infinite")
+        expect(answer.spent.tokens == 0, f"the account says that {answer.spent.tokens} tokens were drawn to embed")
+    widths = {answer.features.shape[1] for answer in answers}
+    expect(len(widths) == 1, f"rows have different numbers of features: {sorted(widths)}")
+
+
+@only_if(offers("embed"))
+def features_are_of_the_row_alone(model: Model) -> None:
+    """A row's features do not depend on the batch, the order, other batches or on what was asked before, to a bit."""
+    batches = some_states(model)
+    for drafts, features in zip(batches, describe(model, *batches), strict=True):
+        order = np.random.default_rng(0).permutation(len(drafts))
+        _expect_features(describe(model, drafts)[0], features, "a batch alone, compared with other batches")
+        _expect_features(describe(model, drafts[order])[0], features[order], f"rows in the order {order}")
+        for i in range(len(drafts)):
+            _expect_features(describe(model, drafts[[i]])[0], features[[i]], f"row {i} alone")
+
+
+@only_if(offers("embed"))
+def features_do_not_depend_on_the_seed(model: Model) -> None:
+    """A fork with another seed, which is in the same state, has the same features."""
+    batches = some_states(model)
+    for drafts, features in zip(batches, describe(model, *batches), strict=True):
+        index = np.repeat(np.arange(len(drafts)), 2)
+        fork = drafts[index].reseed(Key(12).seeds(len(index)))
+        _expect_features(describe(model, fork)[0], features[index], "forks with new seeds")
+
+
+def _expect_features(got: NDArray[np.float64], wanted: NDArray[np.float64], otherwise: str) -> None:
+    expect(got.shape == wanted.shape, f"{otherwise}: features of shape {got.shape} instead of {wanted.shape}")
+    off = np.abs(got - wanted).max(initial=0)
+    expect(np.array_equal(got, wanted), f"{otherwise}: the features differ by up to {off:.3g}")
+
+
+@only_if(offers("preview"))
+def previews_are_finished_rows(model: Any) -> None:
+    """preview: every row comes back finished; one that was finished before comes back as it was."""
+    batches = some_states(model)
+    answers = model.preview(batches)
+    expect(len(answers) == len(batches), f"{len(answers)} previews of {len(batches)} batches of drafts")
+    for drafts, answer in zip(batches, answers, strict=True):
+        ahead = answer.drafts
+        expect(ahead.prompt == drafts.prompt, "the previews are not in the order of the batches")
+        expect(len(ahead) == len(drafts), f"{len(ahead)} rows came back of {len(drafts)}")
+        expect(ahead.done.all(), f"the previews of rows {np.flatnonzero(~ahead.done)} are not finished")
+        expect(not answer.stopped, "a preview came back as stopped")
+        done = np.flatnonzero(drafts.done)
+        expect_same(ahead[done], drafts[done], "the previews of finished rows")
+
+
+@only_if(offers("preview"))
+def previews_are_of_the_row_alone(model: Model) -> None:
+    """A row's preview does not depend on the batch, the order, other batches or on what was asked before."""
+    batches = some_states(model)
+    for drafts, ahead in zip(batches, guess(model, *batches), strict=True):
+        order = np.random.default_rng(0).permutation(len(drafts))
+        expect_same(guess(model, drafts)[0], ahead, "a preview of a batch alone, compared with other batches")
+        expect_same(guess(model, drafts[order])[0], ahead[order], f"previews in the order {order}")
+        for i in range(len(drafts)):
+            expect_same(guess(model, drafts[[i]])[0], ahead[[i]], f"the preview of row {i} alone")
+
+
+@only_if(offers("preview"))
+def looking_ahead_changes_nothing(model: Model) -> None:
+    """Rows that were previewed, and their forks, go on as if they had not been."""
+    limits = (Until(steps=2), FINISH) if "resume" in model.offers else (FINISH,)
+    unseen = [start(model)]
+    for until in limits:
+        unseen.append(grow(model, unseen[-1], until))
+    drafts = start(model)
+    for until, wanted in zip(limits, unseen[1:], strict=True):
+        guess(model, drafts[[0, 0]].reseed(Key(13).seeds(2)), drafts)
+        drafts = grow(model, drafts, until)
+        expect_same(drafts, wanted, "rows that were previewed, then grown")
+
+
 noise_checks: tuple[Check, ...] = (
     asking_again_gives_the_same,
     rows_do_not_depend_on_the_batch,
@@ -275,6 +391,8 @@ noise_checks: tuple[Check, ...] = (
     cutting_back_and_growing_again,
     entropy_ends_an_extension,
     stop_strings_end_a_row,
+    previews_are_of_the_row_alone,
+    looking_ahead_changes_nothing,
     *session_checks,
 )
 
@@ -290,5 +408,9 @@ model_checks: tuple[Check, ...] = (
     drafts_never_change,
     growing_leaves_the_prefix,
     texts_have_log_probabilities,
+    features_are_a_row_each,
+    features_are_of_the_row_alone,
+    features_do_not_depend_on_the_seed,
+    previews_are_finished_rows,
     *noise_checks,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,9 @@ from italic.core.drafts import Drafts, TextDrafts
 from italic.core.errors import ProgramError
 from italic.core.keys import Seeds
 from italic.core.prompt import Prompt
-from italic.core.protocols import ABILITIES, Grown, Reward, Scored
+from italic.core.protocols import ABILITIES, Embedded, Embedding, Grown, Model, Previewing, Reward, Scored
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
-from italic.models.toy import ToyModel
 from italic.rewards.toy import ToyReward
 
 
@@ -61,9 +60,9 @@ def plain(drafts: Any) -> Any:
 
 @dataclass(frozen=True)
 class StrictModel:
-    """The toy model with no more than the abilities `allowed`; using another raises ProgramError."""
+    """A model with no more than the abilities `allowed`; using another raises ProgramError."""
 
-    inner: ToyModel
+    inner: Model
     allowed: frozenset[str]
 
     @property
@@ -73,7 +72,7 @@ class StrictModel:
     @property
     def offers(self) -> frozenset[str]:
         """What is allowed, and texts, which the reward needs; the drafts show them to the reward alone."""
-        return (self.inner.offers & self.allowed) | {"texts"}
+        return self.inner.offers & (self.allowed | {"texts"})
 
     def start(self, prompt: Prompt, seeds: Seeds, sampling: Sampling) -> Any:
         return self._restrict(self.inner.start(prompt, seeds, sampling))
@@ -84,10 +83,24 @@ class StrictModel:
                 raise refuse("resume")
             if "entropy" not in self.allowed and job.until.entropy is not None:
                 raise refuse("entropy")
-        answers = self.inner.extend([replace(job, drafts=plain(job.drafts)) for job in jobs])
+        return self._answers(self.inner.extend([replace(job, drafts=plain(job.drafts)) for job in jobs]))
+
+    def preview(self, batches: Sequence[Drafts]) -> list[Grown]:
+        if "preview" not in self.allowed:
+            raise refuse("preview")
+        return self._answers(cast(Previewing, self.inner).preview([plain(batch) for batch in batches]))
+
+    def embed(self, batches: Sequence[Drafts]) -> list[Embedded]:
+        if "embed" not in self.allowed:
+            raise refuse("embed")
+        return cast(Embedding, self.inner).embed([plain(batch) for batch in batches])
+
+    def _answers(self, answers: list[Grown]) -> list[Grown]:
         return [replace(grown, drafts=self._restrict(grown.drafts)) for grown in answers]
 
     def _restrict(self, drafts: Any) -> Any:
+        if not isinstance(drafts, TextDrafts):
+            return drafts
         return StrictDrafts(**{f.name: getattr(drafts, f.name) for f in fields(TextDrafts)}, allowed=self.allowed)
 
 

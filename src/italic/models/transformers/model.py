@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from italic.core.drafts import TextDrafts
-from italic.core.errors import InputError, UsageError
+import torch
+
+from italic.core.drafts import Drafts, TextDrafts
+from italic.core.errors import InputError, ProgramError, UsageError
 from italic.core.keys import Seeds
 from italic.core.prompt import Prompt
-from italic.core.protocols import Grown
+from italic.core.protocols import Embedded, Grown
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
 from italic.models.transformers.codec import TokenizerCodec
+from italic.models.transformers.features import Features
 from italic.models.transformers.fit import context, why_plain
 from italic.models.transformers.lanes import Lanes
 from italic.models.transformers.network import Network
@@ -38,7 +41,7 @@ class TransformersModel:
     compiled: compile the decoding step with `torch.compile`, which takes about half a minute when the model is made.
     """
 
-    offers = frozenset({"resume", "cut", "entropy", "texts"})
+    offers = frozenset({"resume", "cut", "entropy", "texts", "embed"})
 
     def __init__(
         self,
@@ -81,6 +84,7 @@ class TransformersModel:
             self.network.compile()
         self._shelf = Shelf(keep_bytes)
         self._prompts = Prompts(4 * rows)
+        self._features = Features(self.network)
         self._session: TransformersSession | None = None
 
     def __repr__(self) -> str:
@@ -122,6 +126,25 @@ class TransformersModel:
             first = answers[0]
             answers[0] = replace(first, spent=replace(first.spent, calls=session.calls - before))
         return [answers[ticket] for ticket in range(len(jobs))]
+
+    def embed(self, batches: Sequence[Drafts]) -> list[Embedded]:
+        """The hidden state after each row's last token, prompt and response: float64 [n, d], for finished rows too.
+
+        It is what the output embedding reads to predict the next token. Each different row costs one pass of all its
+        tokens, and none if its features were asked for not long ago. Raises ModelError, and ProgramError for drafts of
+        another model.
+        """
+        with self.lock, torch.inference_mode():
+            return [self._features.of(self.own(drafts)) for drafts in batches]
+
+    def own(self, drafts: Drafts) -> TextDrafts:
+        """These drafts. Raises ProgramError if another model made them."""
+        if not isinstance(drafts, TextDrafts) or drafts.codec.fingerprint != self.codec.fingerprint:
+            raise ProgramError(
+                f"the model {self.name} was given drafts it did not make: {drafts!r}",
+                hint="Use drafts with the model that started them.",
+            )
+        return drafts
 
     def lanes(self) -> Lanes:
         """New lanes for a session."""

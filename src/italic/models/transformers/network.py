@@ -1,4 +1,4 @@
-"""The three ways a decoder is called, and where its errors become ours."""
+"""The four ways a decoder is called, and where its errors become ours."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from italic.models.transformers.cache import Layout, RaggedCache, Stack
 
 
 class Network:
-    """A Transformers decoder: `prefill` one row, `step` a ragged batch, or compute `whole` rows without a cache."""
+    """A Transformers decoder: `prefill` one row, `step` a ragged batch, or compute `whole` rows without a cache.
+
+    Or look into it: the `hidden` state after one row.
+    """
 
     def __init__(self, decoder: Any) -> None:
         self.decoder = decoder.eval()
@@ -34,6 +37,11 @@ class Network:
     def vocabulary(self) -> int:
         """How many tokens the logits are over."""
         return int(self.decoder.get_output_embeddings().weight.shape[0])
+
+    @property
+    def width(self) -> int:
+        """How many numbers the output embedding reads."""
+        return int(self.decoder.get_output_embeddings().weight.shape[1])
 
     @property
     def compiled(self) -> bool:
@@ -110,6 +118,27 @@ class Network:
         extra = {"position_ids": at.expand(len(sizes), -1)} if self._positions else {}
         out = self.call(self.decoder, input_ids=ids, attention_mask=inside.long(), use_cache=False, **extra)
         return out[torch.arange(len(sizes), device=self.device), length[:, 0] - 1]
+
+    def hidden(self, tokens: NDArray[np.int32]) -> Tensor:
+        """What the output embedding reads after one row alone, unpadded. tokens: int32 [n], n >= 1. Returns [d].
+
+        It is taken where it is read, by a hook, because "the last hidden state" is not the same everywhere: with the
+        final norm in it or not, and in OPT before or after a projection. The output embedding times this is the logits.
+        """
+        read: list[Tensor] = []
+        head = self.decoder.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].flatten(0, -2)[-1].clone()))
+        extra = {"position_ids": torch.arange(len(tokens), device=self.device)[None]} if self._positions else {}
+        try:
+            self.call(self.decoder, input_ids=self._tensor(tokens[None]), use_cache=False, **extra, **self._last_only)
+        finally:
+            hook.remove()
+        if not read:
+            raise ModelError(
+                f"{type(self.decoder).__name__} does not call its output embedding, so it shows no hidden state",
+                hint="Use a method that does not need `embed`.",
+            )
+        return read[-1]
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         return torch.from_numpy(array.astype(np.int64)).to(self.device, non_blocking=True)

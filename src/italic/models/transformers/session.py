@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from italic.core.drafts import END, LENGTH, STOP, UNFINISHED, TextDrafts
+from italic.core.drafts import END, LENGTH, STOP, UNFINISHED
 from italic.core.errors import ModelError, ProgramError
 from italic.core.keys import uniforms
 from italic.core.protocols import Grown
@@ -74,12 +74,7 @@ class TransformersSession:
 
     def submit(self, ticket: int, job: Extend) -> None:
         """Take a job in. Raises ProgramError if its drafts are not this model's or the ticket is under way."""
-        drafts = job.drafts
-        if not isinstance(drafts, TextDrafts) or drafts.codec.fingerprint != self._model.codec.fingerprint:
-            raise ProgramError(
-                f"the model {self._model.name} was given drafts it did not make: {drafts!r}",
-                hint="Extend drafts with the model that started them.",
-            )
+        drafts = self._model.own(job.drafts)
         if ticket in self._tickets:
             raise ProgramError(f"ticket {ticket} is under way already", hint="Number tickets differently.")
         self._tickets[ticket], going = Ticket.of(ticket, drafts, job)
