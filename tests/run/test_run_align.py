@@ -103,7 +103,7 @@ def test_what_cannot_be_is_refused_before_anything_is_spent() -> None:
 class Impatient:
     """A method that needs what nobody offers."""
 
-    needs: ClassVar[frozenset[str]] = frozenset({"partial", "preview"})
+    needs: ClassVar[frozenset[str]] = frozenset({"partial", "preview", "magic"})
     papers: ClassVar[tuple[Paper, ...]] = ()
 
     def run(self, task: Task) -> Asking[Outcome]:
@@ -116,8 +116,11 @@ def test_a_mismatch_names_both_sides() -> None:
     with pytest.raises(MismatchError) as caught:
         align(["x"], ToyModel(), reward, Impatient())
     text = str(caught.value)
-    assert "the method Impatient needs partial (the reward's scores of unfinished drafts mean something)" in text
-    assert "preview (unknown)" in text
+    assert (
+        "the method Impatient needs magic (unknown); partial (the reward's scores of unfinished drafts mean something)"
+        in text
+    )
+    assert "preview (guess how an unfinished draft will end)" in text
     assert "the model toy:" in text
     assert "the reward odd" in text
 

@@ -20,10 +20,19 @@ from italic.testing import methods as suite
 
 SPECS = {"rejection": "rejection:bound=4.5,beta=2,max_draws=24,parallel=5"}
 METHODS = [SPECS.get(n, n) for n, entry in entries("methods").items() if entry.module.startswith("italic.")]
+MORE = [
+    "chernoff:n=3,block=2",
+    "chernoff:block=2,value=completions:2,proper=true",
+    "chernoff:baseline=constant,bound=4,n=2",
+    "svdd:block=2,n=2",
+    "svdd:block=2,alpha=0,children=3,value=completions:2",
+    "smc:block=2,n=2",
+    "smc:block=1,ess=1,particles=4",
+]
 
 
 @pytest.mark.parametrize("check", method_checks, ids=lambda c: c.__name__)
-@pytest.mark.parametrize("spec", METHODS)
+@pytest.mark.parametrize("spec", [*METHODS, *MORE])
 def test_registered_methods_pass(spec, check):
     check(build_method(spec))
 

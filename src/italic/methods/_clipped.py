@@ -30,9 +30,9 @@ class Taken:
     """What a step came to, for k states.
 
     drafts: the k rows taken. f: their log-weights, nats [k]. draws: int64 [k], proposals tested. first: nats [k], the
-    log-weight of each state's first proposal. tested: nats [*], those of all proposals tested, in order. exhausted:
-    bool [k], the cap was reached. log_weights: nats [k], proper weights for exp(f) if they were asked for. complete:
-    False if a budget ended it.
+    log-weight of each state's first proposal. tested: nats [*], those of all proposals tested, state by state.
+    exhausted: bool [k], the cap was reached. log_weights: nats [k], proper weights for exp(f) if they were asked for.
+    complete: False if a budget ended it.
     """
 
     drafts: Any
@@ -61,15 +61,14 @@ class _Progress:
         self.found = np.zeros(k, dtype=np.int64)
         self.draws = np.zeros(k, dtype=np.int64)
         self.first = np.full(k, np.nan)
-        self.tested: list[Nats] = []
+        self.tested: list[tuple[Rows, Nats]] = []
         self.waiting = np.arange(k)
         self.tries = 0
         self.accepted = 0
 
     def width(self, parallel: int) -> int:
         """How many proposals a state to draw next: half of what is still to come, as far as there is room."""
-        tested = sum(map(len, self.tested))
-        to_come = (tested + 2) / (self.accepted + 1)
+        to_come = (int(self.draws.sum()) + 2) / (self.accepted + 1)
         room = max(1, parallel // len(self.waiting))
         return int(np.clip(round(to_come / 2), 1, min(room, self.most - self.tries)))
 
@@ -89,7 +88,7 @@ class _Progress:
         if not self.tries:
             self.first = f[:, 0].copy()
         inside = np.arange(width) < used[:, None]
-        self.tested.append(f[inside])
+        self.tested.append((numbers.reshape(k, width)[inside], f[inside]))
         self.accepted += int(np.sum(accepted & inside))
 
         unfound = self.found[waiting] == 0
@@ -116,13 +115,14 @@ class _Progress:
                 hint="Try the reward on this prompt alone: `italic doctor` shows what it answers.",
             )
         clipped = self.f > self.b
+        numbers, tested = (np.concatenate(parts) for parts in zip(*self.tested, strict=True))
         excess = np.subtract(self.f, self.b, where=clipped, out=np.zeros_like(self.b))
         return Taken(
             drafts=self.drafts,
             f=self.f,
             draws=self.draws,
             first=self.first,
-            tested=np.concatenate(self.tested),
+            tested=tested[np.argsort(numbers)],
             exhausted=self.found < self.wanted,
             log_weights=self.b - np.log(np.maximum(self.draws - 1, 1)) + excess,
             complete=complete,

@@ -33,8 +33,8 @@ class Evidence:
     def add(self, step: int, rows: Rows, values: Nats, b: Nats, taken: Taken) -> None:
         """Note a step of the draws `rows` [k]: their states' values [k] and baselines [k], nats, and what was taken."""
         scored = ~np.isnan(taken.first) & np.isfinite(values)
-        self._log_w[rows[scored], step] = (taken.first - values)[scored]
-        self._gap[rows[scored], step] = (b - values)[scored]
+        self._log_w[rows[scored], step] = taken.first[scored] - values[scored]
+        self._gap[rows[scored], step] = b[scored] - values[scored]
         tested = taken.tested[~np.isnan(taken.tested)]
         self._whole = tested, float(b[0])
         self._proposals += int(taken.draws.sum())

@@ -36,7 +36,8 @@ class Fitted:
     """A fitted baseline and the value it goes with.
 
     kind: how it was fitted. beta: of the tilt. block: steps a block, None if a block is the whole response. horizon:
-    the longest response in steps. tau: float64 [T], nats, added to each block's baseline. value: the spec of the value,
+    the longest response in steps. tau: float64 [T], nats, added to each block's baseline. ceiling: float64 [T], nats,
+    the largest log-weight that the fit saw in each block: no baseline is above it. value: the spec of the value,
     "learned" for `worth`. baseline, worth: networks, None where there are none. model, reward: names of the pair.
     report: what the fit measured (proposals, draws, losses).
     """
@@ -46,6 +47,7 @@ class Fitted:
     block: int | None
     horizon: int
     tau: NDArray[np.float64]
+    ceiling: NDArray[np.float64]
     value: str
     model: str
     reward: str
@@ -81,22 +83,22 @@ class Fitted:
         if self.baseline is not None:
             features = yield from embed(drafts)
             b += self.baseline(features, blocks)
-        return np.asarray(b)
+        return np.asarray(np.minimum(b, self.ceiling[blocks]))
 
     def save(self, folder: Path) -> None:
         """Write the directory. Raises RecordError if it cannot be written."""
-        save_file = _safetensors().numpy.save_file
+        safetensors = _safetensors()
         arrays: dict[str, Any] = {} if self.baseline is None else self.baseline.arrays("baseline")
         arrays |= {} if self.worth is None else self.worth.arrays("worth")
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("baseline", "worth")}
-        settings["tau"] = self.tau.tolist()
+        settings |= {"tau": self.tau.tolist(), "ceiling": self.ceiling.tolist()}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            save_file(arrays, folder / NETWORKS)
+            safetensors.numpy.save_file(arrays, folder / NETWORKS)
             text = json.dumps({"format": FORMAT, **settings, "report": dict(self.report)}, indent=2)
             (folder / SETTINGS).write_text(text + "\n", encoding="utf-8")
-        except OSError as failure:
-            raise RecordError(f"cannot write {folder}: {failure.strerror}", hint="Choose another --out.") from failure
+        except (OSError, safetensors.SafetensorError) as failure:
+            raise RecordError(f"cannot write {folder}: {failure}", hint="Choose another --out.") from failure
 
     @classmethod
     def load(cls, folder: Path) -> Fitted:
@@ -112,9 +114,10 @@ class Fitted:
             arrays = load_file(folder / NETWORKS)
             if settings.pop("format") != FORMAT or settings["kind"] not in get_args(Kind):
                 raise ValueError("another format")
-            settings["tau"] = np.asarray(settings["tau"], dtype=np.float64)
+            for name in ("tau", "ceiling"):
+                settings[name] = np.asarray(settings[name], dtype=np.float64)
             return cls(**settings, baseline=Networks.of(arrays, "baseline"), worth=Networks.of(arrays, "worth"))
-        except (OSError, ValueError, KeyError, TypeError, _safetensors().SafetensorError) as failure:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, _safetensors().SafetensorError) as failure:
             raise ModelError(
                 f"the fitted baseline in {str(folder)!r} cannot be read: {failure}", hint="Fit it again."
             ) from failure

@@ -101,18 +101,18 @@ class Known:
 
 @dataclass(frozen=True)
 class Learned:
-    """A network a block, on the model's own features. blocks end after every `block` steps."""
+    """A network a block of `block` steps, on the model's own features; it says V / beta, nats."""
 
     networks: Networks
     block: int
     needs: frozenset[str] = field(default=frozenset({"embed"}))
 
     def of(self, drafts: Drafts, beta: float) -> Asking[Values]:
-        return by_state(drafts, self._estimate)
+        return by_state(drafts, lambda rows: self._estimate(rows, beta))
 
-    def _estimate(self, rows: Drafts) -> Asking[Values]:
+    def _estimate(self, rows: Drafts, beta: float) -> Asking[Values]:
         features = yield from embed(rows)
-        return self.networks(features, rows.steps // self.block)
+        return beta * self.networks(features, rows.steps // self.block)
 
 
 def by_state(drafts: Drafts, unfinished: Callable[[Drafts], Asking[Values]]) -> Asking[Values]:

@@ -69,7 +69,8 @@ class Networks:
         named = {f"{prefix}.shift": self.shift, f"{prefix}.scale": self.scale}
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             named |= {f"{prefix}.weight.{layer}": weight, f"{prefix}.bias.{layer}": bias}
-        return {name: array.astype(np.float32) for name, array in named.items()}
+        # safetensors writes the memory as it lies: a transposed array would come back as another.
+        return {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in named.items()}
 
     @classmethod
     def of(cls, arrays: Mapping[str, NDArray[Any]], prefix: str) -> Networks | None:
