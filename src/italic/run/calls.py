@@ -34,6 +34,20 @@ def policy_call(name: str, ledger: Ledger) -> Iterator[None]:
         ledger.add(Usage(policy_seconds=ledger.clock() - began))
 
 
+@contextmanager
+def reward_call(name: str, ledger: Ledger) -> Iterator[None]:
+    """Time a call of the reward, and translate what it raises into RewardError."""
+    began = ledger.clock()
+    try:
+        yield
+    except ItalicError:
+        raise
+    except Exception as failure:
+        raise RewardError(f"the reward {name} failed: {type(failure).__name__}: {failure}") from failure
+    finally:
+        ledger.add(Usage(reward_seconds=ledger.clock() - began))
+
+
 def worst_case(job: Extend) -> int:
     """The most tokens that an extension can generate."""
     room: NDArray[np.int64] = np.minimum(job.drafts.room, job.until.most(len(job.drafts)))
@@ -90,16 +104,8 @@ def score_waiting(desk: Desk, reward: Reward) -> None:
     """Have every waiting draft scored, in one call of the reward."""
     sheets = desk.take_scores()
     asked = [(ticket, sheet) for ticket, sheet in sheets if len(sheet.first)]
-    ledger = desk.ledger
-    began = ledger.clock()
-    try:
+    with reward_call(reward.name, desk.ledger):
         answers = reward.score([sheet.fresh for _, sheet in asked]) if asked else []
-    except ItalicError:
-        raise
-    except Exception as failure:
-        raise RewardError(f"the reward {reward.name} failed: {type(failure).__name__}: {failure}") from failure
-    finally:
-        ledger.add(Usage(reward_seconds=ledger.clock() - began))
     if len(answers) != len(asked):
         raise ProgramError(f"the reward {reward.name} answered {len(answers)} of {len(asked)} batches")
     by_ticket = {ticket: scored for (ticket, _), scored in zip(asked, answers, strict=True)}

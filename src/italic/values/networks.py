@@ -19,13 +19,16 @@ ROWS_AT_ONCE = 16_384
 class Networks:
     """One network a block: features -> normalise -> layers with ReLU between -> one number.
 
-    shift, scale: float64 [T, d]; weights: one [T, in, out] a layer; biases: one [T, out] a layer.
+    shift, scale: float64 [T, d]; weights: one [T, in, out] a layer; biases: one [T, out] a layer. low, high: float64
+    [T], the answers' bounds.
     """
 
     shift: NDArray[np.float64]
     scale: NDArray[np.float64]
     weights: tuple[NDArray[np.float64], ...]
     biases: tuple[NDArray[np.float64], ...]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
 
     @property
     def blocks(self) -> int:
@@ -62,11 +65,11 @@ class Networks:
             x += bias[number]
             if layer < last:
                 np.maximum(x, 0.0, out=x)
-        return x[:, 0]
+        return np.clip(x[:, 0], self.low[number], self.high[number])
 
     def arrays(self, prefix: str) -> dict[str, NDArray[np.float32]]:
         """The parameters by name, for a file."""
-        named = {f"{prefix}.shift": self.shift, f"{prefix}.scale": self.scale}
+        named = {f"{prefix}.{name}": getattr(self, name) for name in ("shift", "scale", "low", "high")}
         for layer, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             named |= {f"{prefix}.weight.{layer}": weight, f"{prefix}.bias.{layer}": bias}
         # safetensors writes the memory as it lies: a transposed array would come back as another.
@@ -87,4 +90,6 @@ class Networks:
             read("scale"),
             tuple(read(f"weight.{layer}") for layer in layers),
             tuple(read(f"bias.{layer}") for layer in layers),
+            read("low"),
+            read("high"),
         )

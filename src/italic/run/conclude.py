@@ -1,0 +1,73 @@
+"""Running one generator over many prompts to its end: what fitting needs, where a method has one prompt.
+
+The generator asks as methods do; `together` lets it ask for all prompts at once, and all questions that are open are
+answered in one batch a kind. There is no budget: who fits says beforehand how much to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from italic.core.outcome import Usage
+from italic.core.protocols import Embedded, Model, Reward
+from italic.core.questions import Asking, Extend, Note, Score
+from italic.run.calls import extend_whole, muse, policy_call, reward_call
+from italic.run.ledger import Ledger
+from italic.run.routine import Leaf, Node, Routine
+from italic.run.scores import complete, prepare
+
+T = TypeVar("T")
+
+
+def conclude(
+    asking: Asking[T], model: Model, reward: Reward, ledger: Ledger, listen: Callable[[Note], None] | None = None
+) -> T:
+    """Answer a generator until it returns; what it returns. Raises ModelError and RewardError."""
+    routine = Routine(asking, listen)
+    known: dict[str, dict[Hashable, float]] = {}
+    leaves = routine.begin()
+    try:
+        while not routine.done:
+            moves = _answers(leaves, model, reward, ledger, known)
+            leaves = [leaf for node, value in moves for leaf in routine.answer(node, value)]
+    finally:
+        routine.close()
+    return cast(T, routine.result)
+
+
+def _answers(
+    leaves: list[Leaf], model: Model, reward: Reward, ledger: Ledger, known: dict[str, dict[Hashable, float]]
+) -> list[tuple[Node, Any]]:
+    """The answers to all open questions; known: the scores of each prompt's drafts so far."""
+    answers: list[tuple[Node, Any]] = []
+    extends = [(i, question) for i, (_, question) in enumerate(leaves) if isinstance(question, Extend)]
+    with policy_call(model.name, ledger):
+        for i, grown in extend_whole(model, extends, None):
+            answers.append((leaves[i][0], grown.drafts))
+            _book(ledger, grown.spent.tokens, grown.spent.positions, grown.spent.calls)
+    asides = [(node, question) for node, question in leaves if not isinstance(question, Extend | Score)]
+    with policy_call(model.name, ledger):
+        for (node, _), answer in zip(asides, muse(model, [question for _, question in asides]), strict=True):
+            answers.append((node, answer.features if isinstance(answer, Embedded) else answer.drafts))
+            _book(ledger, answer.spent.tokens, answer.spent.positions, answer.spent.calls)
+    sheets = []
+    for node, question in leaves:
+        if isinstance(question, Score):
+            mine = known.setdefault(question.drafts.prompt.id, {}) if reward.deterministic else None
+            sheets.append((node, prepare(question.drafts, mine)))
+    asked = [sheet for _, sheet in sheets if len(sheet.first)]
+    with reward_call(reward.name, ledger):
+        scored = iter(reward.score([sheet.fresh for sheet in asked]) if asked else [])
+    for node, sheet in sheets:
+        found = next(scored) if len(sheet.first) else None
+        tokens = 0 if found is None else found.tokens
+        ledger.add(Usage(reward_calls=len(sheet.first), reward_tokens=tokens))
+        answers.append((node, complete(sheet, found, reward.name) if len(sheet.drafts) else np.zeros(0)))
+    return answers
+
+
+def _book(ledger: Ledger, tokens: int, positions: int, calls: int) -> None:
+    ledger.add(Usage(tokens_generated=tokens, positions=positions, model_calls=calls))

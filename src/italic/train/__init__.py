@@ -1,0 +1,1 @@
+"""Fitting what inference uses: values and baselines here, weights of models later."""
