@@ -126,6 +126,58 @@ def generate(
     )
 
 
+@app.command("fit-baseline")
+def fit_baseline(
+    prompts: Annotated[str, typer.Argument(help="Prompts like those it will be used on: .jsonl, .parquet, hub.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Directory to write.")],
+    model: ModelOption = "demo",
+    reward: RewardOption = "demo",
+    beta: Annotated[float, typer.Option(help="The tilt is exp(reward / beta).")] = 1.0,
+    tv: Annotated[float | None, typer.Option(help="Total variation to aim at; 0.05 if no delta.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Or: the share of proposals above the baseline.")] = None,
+    kind: Annotated[str, typer.Option(help="pinball, paper or conformal (no network; needs --block).")] = "pinball",
+    block: Annotated[int | None, typer.Option(help="Steps between decisions; whole responses if not given.")] = None,
+    value: Annotated[
+        str | None, typer.Option(help="What unfinished drafts are worth: reward, preview, completions:k or learned.")
+    ] = None,
+    states: Annotated[int, typer.Option(help="Chains a prompt, with --block.")] = 16,
+    proposals: Annotated[int, typer.Option(help="Proposals a state to fit on, and as many to set the threshold.")] = 64,
+    trajectories: Annotated[int, typer.Option(help="Responses a prompt to learn a value from.")] = 64,
+    loss: Annotated[str, typer.Option(help="Loss of a learned value: itakura-saito or mse.")] = "itakura-saito",
+    raw: Annotated[bool, typer.Option("--raw", help="Continue `prompt` texts as they are.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the baseline in --out.")] = False,
+    seed: Seed = 0,
+    max_tokens: MaxTokens = 128,
+    temperature: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
+    top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
+    min_p: Annotated[float, typer.Option(help="0 is off.")] = 0.0,
+    stop: Annotated[list[str] | None, typer.Option(help="Ends a response; may be given several times.")] = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    rows: Rows = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+) -> None:
+    """Learn a value and a Chernoff baseline, to be used with --method chernoff:baseline=DIRECTORY."""
+    from italic.cli.fit import FitRequest, build_fit, run_fit
+    from italic.core.sampling import Sampling
+
+    run_fit(
+        FitRequest(
+            source=prompts,
+            model=model,
+            reward=reward,
+            settings=build_fit(beta, tv, delta, kind, block, value, states, proposals, trajectories, loss),
+            sampling=Sampling(max_tokens, temperature, top_k, top_p, min_p, tuple(stop or ())),
+            options={"dtype": dtype, "device": device, "rows": rows, "chat": "never" if raw else None},
+            out=out,
+            overwrite=overwrite,
+            seed=seed,
+            quiet=quiet,
+        )
+    )
+
+
 @app.command()
 def methods(name: Annotated[str | None, typer.Argument(help="Tell all about one.")] = None) -> None:
     """List the methods: parameters, needs, sources."""

@@ -47,9 +47,13 @@ class Extend:
 
 @dataclass(frozen=True)
 class Score:
-    """Reward the rows. Answer: float64 [n], larger is better, NaN where the score is missing (it failed)."""
+    """Reward the rows. Answer: float64 [n], larger is better, NaN where the score is missing (it failed).
+
+    strict: whether it is an error if every score of the question is missing.
+    """
 
     drafts: Drafts
+    strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,12 @@ def extend(drafts: D, until: Until = FINISH, *, key: Key | None = None) -> Askin
     return answer
 
 
-def score(drafts: Drafts) -> Asking[NDArray[np.float64]]:
-    """The rewards of the rows: float64 [n], larger is better, NaN where a score is missing. See `best`."""
-    answer: NDArray[np.float64] = yield Score(drafts)
+def score(drafts: Drafts, *, strict: bool = True) -> Asking[NDArray[np.float64]]:
+    """The rewards of the rows: float64 [n], larger is better, NaN where a score is missing. See `best`.
+
+    If all of them are missing the run ends with a RewardError, unless `strict` is false: for methods that try again.
+    """
+    answer: NDArray[np.float64] = yield Score(drafts, strict)
     return answer
 
 

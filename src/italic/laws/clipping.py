@@ -140,9 +140,9 @@ def certify(f: Values, b: float, value: float = 0.0, level: float = 0.95) -> Cer
     # tv = P_tilted(heavy) - P_clipped(heavy); its threshold is stationary, so only the two means vary.
     influence = w * (heavy - np.mean(w * heavy)) - kept * (heavy - np.mean(kept * heavy))
     # In odds, as though all but the heavy draws were known: a heavy draw more also makes Z larger.
-    odds = 1 - tv
-    unseen = _unseen(log_w[:, None], np.full((len(f), 1), log_gamma)) / odds
-    low, high = _gamma_limits(lost / odds, influence / odds, unseen, level)
+    rest = 1 - tv
+    unseen = _unseen(log_w[:, None], np.full((len(f), 1), log_gamma)) / rest
+    low, high = _gamma_limits(lost / rest, influence / rest**2, unseen, level)
     high = high / (1 + high) if high < math.inf else 1.0
     return Certified(
         tv=tv,

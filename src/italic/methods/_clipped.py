@@ -80,8 +80,9 @@ class _Progress:
         spare = self.key.at("spare").uniform(numbers)
         height = gumbel(np.where(np.isnan(f), -np.inf, np.maximum(f, LOWEST)), spare).reshape(k, width)
         f = f.reshape(k, width)
+        b = self.b[waiting, None]
         with np.errstate(invalid="ignore"):
-            accepted = np.log(luck) < f - self.b[waiting, None]
+            accepted = np.where(b == -np.inf, ~np.isnan(f), np.log(luck) < f - b)
         count = self.found[waiting, None] + np.cumsum(accepted, axis=1)
         through = count[:, -1] >= self.wanted
         used = np.where(through, 1 + np.argmax(count >= self.wanted, axis=1), width)
@@ -146,7 +147,7 @@ def clipped_step(
             drafts, f = yield from propose(np.repeat(state.waiting, width), key.at("try").seeds(numbers))
             state.test(drafts, f, width)
     except OutOfBudget:
-        if not state.tries or not partial:
+        if not partial or np.any(np.isnan(state.f)):
             raise
         return state.taken(complete=False)
     return state.taken()

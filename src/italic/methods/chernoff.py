@@ -23,7 +23,7 @@ from italic.core.outcome import Outcome
 from italic.core.protocols import Paper, Task
 from italic.core.questions import Asking, extend, note, score
 from italic.core.sampling import Until
-from italic.laws.chernoff import for_total_variation, quantile
+from italic.laws.chernoff import quantile, sharp
 from italic.methods._clipped import Nats, Propose, clipped_step
 from italic.methods._evidence import Evidence
 from italic.methods._rows import Rows, replaced
@@ -171,7 +171,8 @@ class Chernoff:
                 partial=block is None,
             )
             evidence.add(step, rows, before / beta, b, taken)
-            log_weights[rows] += taken.log_weights - before / beta
+            with np.errstate(invalid="ignore"):
+                log_weights[rows] += taken.log_weights - before / beta
             drafts = replaced(drafts, rows, taken.drafts)
             values[rows] = beta * taken.f
             yield from note("step", step=step, rows=len(rows), draws=float(taken.draws.mean()))
@@ -191,7 +192,7 @@ class Chernoff:
         def propose(rows: Rows, seeds: Seeds) -> Asking[tuple[Any, Nats]]:
             if value is None:
                 drafts = yield from extend(task.begin(seeds))
-                return drafts, (yield from score(drafts)) / beta
+                return drafts, (yield from score(drafts, strict=False)) / beta
             drafts = yield from extend(states[rows].reseed(seeds), Until(steps=block))
             return drafts, (yield from value.of(drafts, beta)) / beta
 
@@ -212,5 +213,5 @@ class Chernoff:
         tau = 0.0
         if len(excess):
             tv = (self.tv or TV) / steps
-            tau = for_total_variation(excess, tv) if self.delta is None else quantile(excess, self.delta)
+            tau = sharp(excess, tv) if self.delta is None else quantile(excess, self.delta)
         return np.asarray(values / beta + tau)

@@ -57,7 +57,7 @@ def _answers(
     for node, question in leaves:
         if isinstance(question, Score):
             mine = known.setdefault(question.drafts.prompt.id, {}) if reward.deterministic else None
-            sheets.append((node, prepare(question.drafts, mine)))
+            sheets.append((node, prepare(question, mine)))
     asked = [sheet for _, sheet in sheets if len(sheet.first)]
     with reward_call(reward.name, ledger):
         scored = iter(reward.score([sheet.fresh for sheet in asked]) if asked else [])

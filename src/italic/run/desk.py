@@ -239,7 +239,7 @@ class Desk:
                 elif len(drafts) == 0:
                     moves.append(_answerer(case, node, np.zeros(0)))
                 else:
-                    self._scoring[self._ticket()] = (case, node, prepare(drafts, case.known))
+                    self._scoring[self._ticket()] = (case, node, prepare(question, case.known))
                     self._scores.append(self._tickets)
         if case.routine.done:
             self._finish(case)

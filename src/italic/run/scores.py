@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from italic.core.drafts import Drafts, TextDrafts
 from italic.core.errors import ProgramError, RewardError
 from italic.core.protocols import Scored
+from italic.core.questions import Score
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,13 +20,14 @@ class Sheet:
 
     names: one a row, equal for rows that must get the same score; None if every row is scored by itself. known: the
     scores of this prompt's drafts so far, by name. first: int64 [k], for each name that has no score yet the first row
-    that bears it.
+    that bears it. strict: whether it is an error if all scores are missing.
     """
 
     drafts: Drafts
     names: tuple[Hashable, ...] | None
     known: dict[Hashable, float]
     first: NDArray[np.int64]
+    strict: bool = True
 
     @property
     def fresh(self) -> Drafts:
@@ -40,23 +42,25 @@ class Sheet:
         return replace(self, first=np.asarray(waiting, dtype=np.int64))
 
 
-def prepare(drafts: Drafts, known: dict[Hashable, float] | None) -> Sheet:
+def prepare(question: Score, known: dict[Hashable, float] | None) -> Sheet:
     """Sort out which rows need a score. known: None if equal drafts may get different scores (a noisy judge)."""
+    drafts = question.drafts
     if known is None or not isinstance(drafts, TextDrafts):
-        return Sheet(drafts, None, {}, np.arange(len(drafts)))
+        return Sheet(drafts, None, {}, np.arange(len(drafts)), question.strict)
     names = tuple(zip((t.tobytes() for t in drafts.tokens), drafts.reason, drafts.chars, strict=True))
     rows: dict[Hashable, int] = {}
     for row, name in enumerate(names):
         if name not in known:
             rows.setdefault(name, row)
-    return Sheet(drafts, names, known, np.fromiter(rows.values(), dtype=np.int64, count=len(rows)))
+    return Sheet(drafts, names, known, np.fromiter(rows.values(), dtype=np.int64, count=len(rows)), question.strict)
 
 
 def complete(sheet: Sheet, scored: Scored | None, reward: str) -> NDArray[np.float64]:
     """The rewards of all rows of the sheet: float64 [n], NaN where missing; remembers the new ones.
 
     scored: the reward's answer for `sheet.fresh`, None if there was nothing to ask.
-    Raises RewardError for NaN and for a question of which every score is missing; ProgramError for a wrong count.
+    Raises RewardError for NaN, and for a strict question of which every score is missing; ProgramError for a wrong
+    count.
     """
     prompt = sheet.drafts.prompt.id
     rewards = np.zeros(0)
@@ -76,7 +80,7 @@ def complete(sheet: Sheet, scored: Scored | None, reward: str) -> NDArray[np.flo
             sheet.known.update((sheet.names[row], float(r)) for row, r in zip(sheet.first, rewards, strict=True))
     if sheet.names is not None:
         rewards = np.array([sheet.known[name] for name in sheet.names], dtype=np.float64)
-    if np.all(np.isnan(rewards)):
+    if sheet.strict and np.all(np.isnan(rewards)):
         raise RewardError(
             f"every score of the reward {reward} for prompt {prompt!r} is missing",
             hint="Try the reward on this prompt alone: `italic doctor` shows what it answers.",

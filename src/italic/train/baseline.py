@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,7 +45,7 @@ MOST_DRAWS = 1000
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitBaseline:
     """What to fit. beta, block, value: as for the method `chernoff`. Exactly one of delta and tv.
 
     states: chains a prompt; with whole responses the one state of a prompt is the prompt. proposals: fresh proposals a
@@ -88,6 +88,14 @@ class Settings:
             )
         check_loss(self.loss)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the model and the reward must offer."""
+        value = self.steering(None) if self.value != LEARNED else None
+        mine = frozenset() if self.kind == "conformal" and self.value != LEARNED else frozenset({"embed"})
+        blocks = frozenset() if self.block is None else frozenset({"resume"})
+        return mine | blocks | (frozenset() if value is None else value.needs)
+
     def steering(self, worth: Networks | None) -> Value | None:
         """The value of unfinished drafts; worth: the networks of a learned one."""
         if self.block is None:
@@ -119,14 +127,15 @@ class Pairs:
     valued: bool
 
 
-def fit_baseline(tasks: Sequence[Task], settings: Settings, names: tuple[str, str]) -> Asking[Fitted]:
+def fit_baseline(tasks: Sequence[Task], settings: FitBaseline, names: tuple[str, str]) -> Asking[Fitted]:
     """Fit a baseline to prompts; names: of the model and the reward. Asks `embed` unless the kind is conformal.
 
     Notes what it does: "fit", with what, block, blocks, done and total. Raises RunError if there is nothing to fit to.
     """
     fit = _Fit(tasks, settings, names)
     if settings.value == LEARNED:
-        plan = Curriculum(settings.beta, settings.block or 1, settings.trajectories, settings.loss, settings.recipe)
+        slowly = replace(settings.recipe, steps=2 * settings.recipe.steps)
+        plan = Curriculum(settings.beta, settings.block or 1, settings.trajectories, settings.loss, slowly)
         fit.worth, fit.spent = yield from learn_value(tasks, plan, fit.blocks)
     chains = yield from fit.start()
     for block in range(fit.blocks):
@@ -139,7 +148,7 @@ def fit_baseline(tasks: Sequence[Task], settings: Settings, names: tuple[str, st
 class _Fit:
     """A fit under way: the blocks fitted so far."""
 
-    def __init__(self, tasks: Sequence[Task], settings: Settings, names: tuple[str, str]) -> None:
+    def __init__(self, tasks: Sequence[Task], settings: FitBaseline, names: tuple[str, str]) -> None:
         self.tasks, self.settings, self.names = tasks, settings, names
         starts = [task.start(1) for task in tasks]
         self.horizon = max(int((drafts.steps + drafts.room).max()) for drafts in starts)
@@ -255,6 +264,7 @@ class _Fit:
             },
             baseline=stack(self.regressors) if self.regressors else None,
             worth=self.worth,
+            given=None if isinstance(settings.value, str) else settings.value,
         )
 
 
@@ -271,7 +281,7 @@ def _pool(found: Sequence[Pairs]) -> Pairs:
     return Pairs(f[worth], values[worth], features[worth], found[0].valued)
 
 
-def _regress(pairs: Pairs, settings: Settings, blocks: int, seed: int) -> Regressor:
+def _regress(pairs: Pairs, settings: FitBaseline, blocks: int, seed: int) -> Regressor:
     excess = pairs.f - (0.0 if settings.kind == "paper" else pairs.values[:, None])
     there = ~np.isnan(excess)
     features = np.repeat(pairs.features, excess.shape[1], axis=0)[there.ravel()]
@@ -280,7 +290,7 @@ def _regress(pairs: Pairs, settings: Settings, blocks: int, seed: int) -> Regres
     return fit(features, excess[there], loss, settings.recipe, delta=delta, seed=seed)
 
 
-def _threshold(pairs: Pairs, base: Array, settings: Settings, blocks: int, regressor: Regressor | None) -> float:
+def _threshold(pairs: Pairs, base: Array, settings: FitBaseline, blocks: int, regressor: Regressor | None) -> float:
     """tau, nats, from fresh pairs. Raises UsageError for too few of them."""
     excess = pairs.f - base[:, None]
     seen = excess[~np.isnan(excess)]

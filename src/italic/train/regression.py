@@ -33,7 +33,7 @@ class Recipe:
     """How a network is fitted. hidden: widths of the layers; steps of Adam on `batch` rows; decay: of the weights."""
 
     hidden: tuple[int, ...] = (64, 64)
-    steps: int = 600
+    steps: int = 300
     batch: int = 2048
     rate: float = 2e-2
     decay: float = 0.0

@@ -30,8 +30,8 @@ WAVE = 16
 CHILDREN = 4
 """Proposals of which one is gone on with, on the way to the states of the second fit."""
 
-COMPLETIONS = 2
-"""Responses from each of these states."""
+BLOCKS = 16
+"""How many blocks of completions are drawn from each of these states: few long ones, or many short ones."""
 
 
 class Lessons(NamedTuple):
@@ -85,8 +85,9 @@ def _steer(task: Task, plan: Curriculum, blocks: int, networks: Networks) -> Ask
         if not len(rows):
             break
         key, states = task.key.at("steered", block), drafts[rows]
-        again = np.repeat(np.arange(len(rows)), COMPLETIONS)
-        ends = states[again].reseed(key.at("end").seeds(children(rows, np.arange(COMPLETIONS))))
+        times = max(1, BLOCKS // (blocks - block))
+        again = np.repeat(np.arange(len(rows)), times)
+        ends = states[again].reseed(key.at("end").seeds(children(rows, np.arange(times))))
         ends = yield from extend(ends)
         features.append((yield from embed(states))[again])
         found.append((yield from score(ends)) / plan.beta)

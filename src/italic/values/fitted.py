@@ -27,6 +27,8 @@ FORMAT = 1
 SETTINGS, NETWORKS = "baseline.json", "networks.safetensors"
 
 Kind: TypeAlias = Literal["pinball", "paper", "conformal"]
+OBJECTS = ("baseline", "worth", "given")
+
 LEARNED = "learned"
 """The value of a fitted baseline that has value networks of its own."""
 
@@ -39,7 +41,7 @@ class Fitted:
     the longest response in steps. tau: float64 [T], nats, added to each block's baseline. ceiling: float64 [T], nats,
     the largest log-weight that the fit saw in each block: no baseline is above it. value: the spec of the value,
     "learned" for `worth`. baseline, worth: networks, None where there are none. model, reward: names of the pair.
-    report: what the fit measured (proposals, draws, losses).
+    report: what the fit measured (proposals, draws). given: a value that has no spec, which is not saved.
     """
 
     kind: Kind
@@ -54,6 +56,7 @@ class Fitted:
     report: Mapping[str, Any] = field(default_factory=dict)
     baseline: Networks | None = None
     worth: Networks | None = None
+    given: Value | None = None
 
     @property
     def needs(self) -> frozenset[str]:
@@ -65,7 +68,9 @@ class Fitted:
         """The value of unfinished drafts; None if a block is the whole response."""
         if self.block is None:
             return None
-        return build_value(self.value) if self.worth is None else Learned(self.worth, self.block)
+        if self.worth is not None:
+            return Learned(self.worth, self.block)
+        return build_value(self.value) if self.given is None else self.given
 
     def at(self, drafts: Drafts, values: NDArray[np.float64]) -> Asking[NDArray[np.float64]]:
         """The baselines b of unfinished drafts with these soft values, float64 [n], nats.
@@ -90,7 +95,7 @@ class Fitted:
         safetensors = _safetensors()
         arrays: dict[str, Any] = {} if self.baseline is None else self.baseline.arrays("baseline")
         arrays |= {} if self.worth is None else self.worth.arrays("worth")
-        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("baseline", "worth")}
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in OBJECTS}
         settings |= {"tau": self.tau.tolist(), "ceiling": self.ceiling.tolist()}
         try:
             folder.mkdir(parents=True, exist_ok=True)

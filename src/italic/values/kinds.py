@@ -45,7 +45,7 @@ class RewardSoFar:
     needs: frozenset[str] = frozenset({"partial"})
 
     def of(self, drafts: Drafts, beta: float) -> Asking[Values]:
-        return score(drafts)
+        return score(drafts, strict=False)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class RewardOfPreview:
 
     def of(self, drafts: Drafts, beta: float) -> Asking[Values]:
         guesses = yield from preview(drafts)
-        return (yield from score(guesses))
+        return (yield from score(guesses, strict=False))
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Completions:
         numbers = np.arange(1, self.k + 1, dtype=np.uint64) * _COMPLETION
         forks = rows[np.repeat(np.arange(len(rows)), self.k)]
         ends = yield from extend(forks.reseed(mix(rows.seeds[:, None] ^ numbers).ravel()))
-        rewards = yield from score(ends)
+        rewards = yield from score(ends, strict=False)
         each = rewards.reshape(len(rows), self.k) / beta
         present = ~np.isnan(each)
         top = np.max(each, axis=1, where=present, initial=-np.inf)
@@ -120,7 +120,7 @@ def by_state(drafts: Drafts, unfinished: Callable[[Drafts], Asking[Values]]) -> 
     values = np.empty(len(drafts))
     done = drafts.done
     if np.any(done):
-        values[done] = yield from score(drafts[np.flatnonzero(done)])
+        values[done] = yield from score(drafts[np.flatnonzero(done)], strict=False)
     if not np.all(done):
         values[~done] = yield from unfinished(drafts[np.flatnonzero(~done)])
     return values
