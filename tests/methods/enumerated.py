@@ -221,4 +221,6 @@ def lookup_networks(tree: Tree, block: int | None, table: np.ndarray) -> Network
         scale=np.ones((count, d)),
         weights=(np.repeat(weight[None], count, axis=0), np.array(last)),
         biases=(np.repeat(bias[None], count, axis=0), np.zeros((count, 1))),
+        low=np.full(count, -np.inf),
+        high=np.full(count, np.inf),
     )

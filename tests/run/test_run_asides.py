@@ -15,7 +15,7 @@ from italic.core.errors import ModelError, ProgramError
 from italic.core.latents import LatentDrafts
 from italic.core.outcome import Outcome, Usage
 from italic.core.protocols import Embedded, Grown, Scored, Spent, Task
-from italic.core.questions import Asking, Extend, embed, extend, preview, score, together
+from italic.core.questions import Asking, Extend, Score, embed, extend, preview, score, together
 from italic.core.sampling import Until
 from italic.core.spec import build_method, build_model, build_reward
 from italic.models.toy import ToyModel
@@ -294,14 +294,14 @@ def test_points_are_scored_row_by_row() -> None:
     """Equal points too: they have no names, so nothing is remembered of them."""
     drafts = gaussian_drafts(5)[[0, 0, 1, 2, 2]]
     known: dict[Any, float] = {}
-    sheet = prepare(drafts, known)
+    sheet = prepare(Score(drafts), known)
     assert sheet.names is None
     assert len(sheet.fresh) == 5
     assert len(sheet.without({("anything",)}).first) == 5
     rewards = complete(sheet, Scored(np.arange(5.0), np.arange(5) == 3), "region")
     assert np.array_equal(rewards, [0, 1, 2, np.nan, 4], equal_nan=True)
     assert known == {}
-    assert len(prepare(drafts, known).first) == 5
+    assert len(prepare(Score(drafts), known).first) == 5
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -35,6 +35,8 @@ def networks(seed, layout="C"):
         draw(BLOCKS, D),
         tuple(draw(BLOCKS, *shape) for shape in shapes),
         tuple(draw(BLOCKS, shape[1]) for shape in shapes),
+        np.full(BLOCKS, -np.inf),
+        np.full(BLOCKS, np.inf),
     )
 
 
@@ -77,7 +79,8 @@ def same(one, other):
     if one is None or other is None:
         return one is other
     mine, theirs = one.arrays("x"), other.arrays("x")
-    return mine.keys() == theirs.keys() and all(np.array_equal(mine[k], theirs[k]) for k in mine)
+    bounds = np.array_equal(one.low, other.low) and np.array_equal(one.high, other.high)
+    return bounds and mine.keys() == theirs.keys() and all(np.array_equal(mine[k], theirs[k]) for k in mine)
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,21 @@ def test_a_round_trip(tmp_path, fitted):
         values = np.linspace(-1, 1, len(rows))
         assert np.array_equal(at(again, rows, values), at(fitted, rows, values))
         assert np.array_equal(again.baseline.weights[0], fitted.baseline.weights[0])
+
+
+def test_the_bounds_of_the_answers_are_saved(tmp_path):
+    features, block = np.random.default_rng(0).normal(size=(200, D)), np.repeat([0, 1], 100)
+    middle = np.round(networks(1)(features, block).reshape(2, 100).mean(axis=1))
+    net = replace(networks(1), low=np.array([middle[0] - 0.5, -np.inf]), high=middle + 0.25)
+    made(baseline=net, worth=None, value="reward").save(tmp_path)
+    again = Fitted.load(tmp_path).baseline
+    assert np.array_equal(again.low, net.low)
+    assert np.array_equal(again.high, net.high)
+    answers = again(features, block).reshape(2, 100)
+    assert np.array_equal(answers.ravel(), net(features, block))
+    assert answers.max(axis=1).tolist() == (middle + 0.25).tolist()
+    assert answers[0].min() == middle[0] - 0.5
+    assert answers[1].min() < middle[1] - 0.5
 
 
 def test_what_was_there_before_is_replaced(tmp_path):

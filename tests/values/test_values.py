@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -189,6 +189,8 @@ def networks(d, blocks=3, width=4, seed=0):
         rng.uniform(0.5, 2, size=(blocks, d)),
         tuple(rng.normal(size=(blocks, *shape)) for shape in shapes),
         tuple(rng.normal(size=(blocks, shape[1])) for shape in shapes),
+        np.full(blocks, -np.inf),
+        np.full(blocks, np.inf),
     )
 
 
@@ -229,6 +231,17 @@ def test_networks_are_a_plain_loop_whatever_the_batch(monkeypatch):
     assert np.array_equal(features, kept), "the features are as they were"
     assert nets(features[:0], block[:0]).shape == (0,)
     assert nets.blocks == 3
+
+
+def test_networks_keep_their_answers_in_bounds():
+    rng, free = np.random.default_rng(1), networks(5)
+    features, block = rng.normal(size=(300, 5)), rng.integers(0, 3, size=300)
+    low, high = np.array([-1.0, -np.inf, 0.5]), np.array([1.0, 0.0, 0.5])
+    values = replace(free, low=low, high=high)(features, block)
+    wild = free(features, block)
+    assert np.array_equal(values, np.clip(wild, low[block], high[block]))
+    assert np.all(values[block == 2] == 0.5)
+    assert 0 < np.sum(values == wild) < 300
 
 
 def test_networks_refuse_what_they_were_not_fitted_to():

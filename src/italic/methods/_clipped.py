@@ -18,7 +18,7 @@ from italic.core.errors import OutOfBudget, RewardError
 from italic.core.keys import Key, Seeds
 from italic.core.questions import Asking
 from italic.laws.weights import gumbel
-from italic.methods._rows import Rows, children, replaced
+from italic.methods._rows import Rows, children, ranked, replaced
 
 Nats: TypeAlias = NDArray[np.float64]
 Propose: TypeAlias = Callable[[Rows, Seeds], Asking[tuple[Any, Nats]]]
@@ -43,10 +43,6 @@ class Taken:
     exhausted: NDArray[np.bool_]
     log_weights: Nats
     complete: bool = True
-
-
-LOWEST = -1e300
-"""A log-weight of -inf ranks so among what to fall back on: above a score that is missing."""
 
 
 class _Progress:
@@ -78,7 +74,7 @@ class _Progress:
         numbers = children(self.rows[waiting], np.arange(self.tries, self.tries + width))
         luck = self.key.at("accept").uniform(numbers).reshape(k, width)
         spare = self.key.at("spare").uniform(numbers)
-        height = gumbel(np.where(np.isnan(f), -np.inf, np.maximum(f, LOWEST)), spare).reshape(k, width)
+        height = gumbel(ranked(f), spare).reshape(k, width)
         f = f.reshape(k, width)
         b = self.b[waiting, None]
         with np.errstate(invalid="ignore"):

@@ -29,12 +29,18 @@ class Evidence:
         self._whole: tuple[Nats, float] = (np.zeros(0), 0.0)
         self._proposals = self._taken = self._accepted = 0
         self._exhausted = np.zeros(steps)
+        self._visited = np.zeros(steps, dtype=np.bool_)
 
     def add(self, step: int, rows: Rows, values: Nats, b: Nats, taken: Taken) -> None:
-        """Note a step of the draws `rows` [k]: their states' values [k] and baselines [k], nats, and what was taken."""
-        scored = ~np.isnan(taken.first) & np.isfinite(values)
-        self._log_w[rows[scored], step] = taken.first[scored] - values[scored]
-        self._gap[rows[scored], step] = b[scored] - values[scored]
+        """Note a step of the draws `rows` [k]: their states' values [k] and baselines [k], nats, and what was taken.
+
+        A proposal without a score weighs nothing. A state worth nothing is left out: only a cap leads there.
+        """
+        some = np.isfinite(values)
+        first = np.where(np.isnan(taken.first), -np.inf, taken.first)
+        self._log_w[rows[some], step] = first[some] - values[some]
+        self._gap[rows[some], step] = b[some] - values[some]
+        self._visited[step] = True
         tested = taken.tested[~np.isnan(taken.tested)]
         self._whole = tested, float(b[0])
         self._proposals += int(taken.draws.sum())
@@ -54,7 +60,7 @@ class Evidence:
         found = None
         if whole and np.any(self._whole[0] > -np.inf):
             found = certify(*self._whole)
-        elif not whole and np.all(np.any(self._log_w > -np.inf, axis=0) | np.all(np.isnan(self._log_w), axis=0)):
+        elif not whole and np.all(np.any(self._log_w > -np.inf, axis=0) | ~self._visited):
             found = certify_steps(self._log_w, self._gap)
         costs = Certificate(
             acceptance=self._accepted / self._proposals,

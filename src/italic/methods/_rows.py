@@ -1,4 +1,4 @@
-"""What stepwise methods share: rows of a batch that are replaced by their children."""
+"""What stepwise methods share: rows of a batch that are replaced by their children, and the choice among the last."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from italic.core.drafts import Drafts
+from italic.core.errors import RewardError
+from italic.core.protocols import Task
 from italic.values.kinds import Value
 
 D = TypeVar("D", bound=Drafts)
+
+LOWEST = -1e300
+"""A log-weight of -inf ranks so among what must be chosen from: above a score that is missing."""
 
 Rows = NDArray[np.int64]
 
@@ -32,6 +37,22 @@ def replaced(drafts: D, rows: Rows, others: D) -> D:
     order = np.arange(len(drafts))
     order[rows] = len(drafts) + np.arange(len(rows))
     return drafts.concat(others)[order]
+
+
+def ranked(heights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The heights, float64 [...], to take the largest of: those of -inf above those that are missing, NaN."""
+    return np.where(np.isnan(heights), -np.inf, np.maximum(heights, LOWEST))
+
+
+def first_scored(rewards: NDArray[np.float64], task: Task) -> int:
+    """The first row that has a score. Raises RewardError if none of these rows, the answers of a run, has one."""
+    scored = np.flatnonzero(~np.isnan(rewards))
+    if not len(scored):
+        raise RewardError(
+            f"every score that an answer to prompt {task.prompt.id!r} could be chosen by is missing",
+            hint="Try the reward on this prompt alone: `italic doctor` shows what it answers.",
+        )
+    return int(scored[0])
 
 
 def steered_needs(value: Value) -> frozenset[str]:

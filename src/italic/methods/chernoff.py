@@ -149,7 +149,7 @@ class Chernoff:
         drafts: Any = task.start(self.n)
         values = np.zeros(self.n)
         if value is not None:
-            values = yield from value.of(drafts, beta)
+            values = _settled((yield from value.of(drafts, beta)))
         steps = 1 if block is None else -(-int(drafts.room.max()) // block)
         log_weights = np.zeros(self.n)
         evidence = Evidence(self.n, steps, values / beta)
@@ -215,3 +215,9 @@ class Chernoff:
             tv = (self.tv or TV) / steps
             tau = sharp(excess, tv) if self.delta is None else quantile(excess, self.delta)
         return np.asarray(values / beta + tau)
+
+
+def _settled(values: Nats) -> Nats:
+    """Values of starts: where one is missing the mean of the others, or 0. It sets the level of b, not the law."""
+    finite = values[np.isfinite(values)]
+    return np.where(np.isnan(values), finite.mean() if len(finite) else 0.0, values)

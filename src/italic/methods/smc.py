@@ -16,7 +16,7 @@ from italic.core.protocols import Paper, Task
 from italic.core.questions import Asking, extend, note
 from italic.core.sampling import Until
 from italic.laws.weights import effective_sample_size, gumbel, log_mean_exp, systematic
-from italic.methods._rows import Rows, replaced, steered_needs
+from italic.methods._rows import Rows, first_scored, ranked, replaced, steered_needs
 from italic.values.kinds import Value, build_value
 
 
@@ -29,7 +29,8 @@ class Smc:
     of value / beta, so that the weights come to exp(r / beta) at the end. Weights are carried from block to block;
     where their effective sample size falls below `ess` of the particles, those are resampled, systematically. block:
     tokens or denoising steps between decisions. value: what an unfinished draft is worth: reward, preview or
-    completions:k. A particle without a score has weight zero.
+    completions:k. A particle without a score has weight zero, and is
+    never chosen.
     """
 
     n: int = 1
@@ -85,12 +86,14 @@ class Smc:
                 drafts, values = drafts[ancestors], values[ancestors]
             yield from note("step", step=step, rows=len(rows), ess=float(effective_sample_size(log_weights).mean()))
         numbers = np.arange(self.n * self.particles)
-        height = gumbel(log_weights.ravel(), task.key.at("choose").uniform(numbers)).reshape(log_weights.shape)
-        picks = np.arange(self.n) * self.particles + height.argmax(axis=1)
+        height = ranked(gumbel(log_weights.ravel(), task.key.at("choose").uniform(numbers)))
+        height[np.isnan(values)] = -np.inf
+        picks = np.arange(self.n) * self.particles + height.reshape(log_weights.shape).argmax(axis=1)
+        alive = log_weights.flat[picks] > -np.inf
         return Outcome(
             drafts[picks],
             values[picks],
-            chosen=int(np.argmin(np.isnan(values[picks]))),
+            chosen=first_scored(np.where(alive, values[picks], np.nan) if alive.any() else values[picks], task),
             log_weights=log_mean_exp(log_weights),
             certificate=Certificate(ess=float(effective_sample_size(log_weights).mean())),
         )

@@ -15,7 +15,7 @@ from italic.core.protocols import Paper, Task
 from italic.core.questions import Asking, extend
 from italic.core.sampling import Until
 from italic.laws.weights import gumbel
-from italic.methods._rows import children, replaced, steered_needs
+from italic.methods._rows import children, first_scored, ranked, replaced, steered_needs
 from italic.values.kinds import Value, build_value
 
 
@@ -26,7 +26,8 @@ class Svdd:
     Law: a step's law is that of soft-best-of-n, so the tilted law with beta = alpha as `children` grows, if the values
     are right; with few children the model's own. alpha = 0 keeps the best child: that is blockwise best-of-n, another
     law, which no number of children makes the tilted one. block: tokens or denoising steps between decisions. value:
-    what an unfinished draft is worth: reward, preview or completions:k. A child without a score is never kept.
+    what an unfinished draft is worth: reward, preview or completions:k. A child without a score is kept
+    only if none has one; an answer without a score is never chosen.
     """
 
     n: int = 1
@@ -72,8 +73,8 @@ class Svdd:
             grown = yield from extend(forks, Until(steps=self.block))
             worth = yield from self.steering.of(grown, self.alpha or 1.0)
             height = gumbel(worth / self.alpha, key.at("keep").uniform(numbers)) if self.alpha else worth
-            height = np.where(np.isnan(height), -np.inf, np.maximum(height, -1e300)).reshape(len(rows), self.children)
+            height = ranked(height).reshape(len(rows), self.children)
             kept = np.arange(len(rows)) * self.children + height.argmax(axis=1)
             drafts, values[rows] = replaced(drafts, rows, grown[kept]), worth[kept]
             step += 1
-        return Outcome(drafts, values, chosen=int(np.argmin(np.isnan(values))))
+        return Outcome(drafts, values, chosen=first_scored(values, task))

@@ -276,7 +276,7 @@ def _best_so_far(case: Case, unscored: Sequence[Drafts], left: int | None) -> As
     finished = unscored[0].concat(*unscored[1:]) if unscored else case.task.start(0)
     affordable = finished[:left]
     known = case.best
-    rewards = yield from score(affordable)
+    rewards = yield from score(affordable, strict=known is None)
     if known is not None:
         drafts, rewards = known[0].concat(affordable), np.append(known[1], rewards)
         return Outcome(drafts, rewards, chosen=best(rewards), complete=False)
