@@ -13,8 +13,9 @@ from typing import Any
 from italic import __version__
 from italic.cli.pair import build_pair
 from italic.cli.show import progress_bar, remark, summary
-from italic.core.drafts import TextDrafts
+from italic.core.drafts import Drafts, TextDrafts
 from italic.core.errors import InputError, Interrupted, UsageError
+from italic.core.latents import LatentDrafts
 from italic.core.prompt import Prompt
 from italic.core.protocols import Method, Model, Reward
 from italic.core.sampling import Sampling
@@ -112,16 +113,11 @@ def _run(
 def answer_line(result: Result, method: str, seed: int, candidates: bool) -> dict[str, Any]:
     """One line of the output for one prompt."""
     prompt, outcome = result.prompt, result.outcome
-    drafts = outcome.drafts
-    if not isinstance(drafts, TextDrafts):
-        raise UsageError("`italic generate` writes texts, and these drafts are none", hint="Use italic.align.")
-    chosen = outcome.chosen
     line: dict[str, Any] = {"id": prompt.id}
     line |= {"prompt": prompt.text} if prompt.messages is None else {"messages": prompt.messages}
+    line |= _shown(outcome.drafts, outcome.chosen)
     line |= {
-        "completion": None if chosen is None else drafts[[chosen]].texts[0],
         "reward": outcome.reward,
-        "finish": None if chosen is None else str(drafts.reason[chosen]),
         "complete": outcome.complete,
         "method": method,
         "seed": seed,
@@ -129,11 +125,27 @@ def answer_line(result: Result, method: str, seed: int, candidates: bool) -> dic
         "certificate": None if outcome.certificate is None else outcome.certificate.known(),
     }
     if candidates:
+        weights = outcome.log_weights
         line["candidates"] = [
-            {"completion": text, "reward": float(reward), "finish": str(reason)}
-            for text, reward, reason in zip(drafts.texts, outcome.rewards, drafts.reason, strict=True)
+            _shown(outcome.drafts, row)
+            | {"reward": float(reward)}
+            | ({} if weights is None else {"log_weight": float(weights[row])})
+            for row, reward in enumerate(outcome.rewards)
         ]
     return line
+
+
+def _shown(drafts: Drafts, row: int | None) -> dict[str, Any]:
+    """A row as the output has it: its text and why it ended, or the point it is; nulls if there is none."""
+    if isinstance(drafts, LatentDrafts):
+        return {"latent": None if row is None else drafts.x[row].tolist()}
+    if not isinstance(drafts, TextDrafts):
+        raise UsageError(
+            "`italic generate` writes texts and points; these drafts are neither", hint="Use italic.align."
+        )
+    if row is None:
+        return {"completion": None, "finish": None}
+    return {"completion": drafts.texts[row], "finish": str(drafts.reason[row])}
 
 
 def _read(request: Request) -> Prompts:

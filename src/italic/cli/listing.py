@@ -26,16 +26,15 @@ def list_methods(name: str | None) -> None:
         console.print(f"[bold]{name}[/bold]\n")
         console.print(inspect.getdoc(cls) or "", markup=False)
         console.print(f"\nspec: {name}:{','.join(parameters(cls))}", markup=False)
-        console.print(f"needs: {', '.join(sorted(cls.needs)) or 'nothing'}")
+        console.print(f"needs: {needs(cls) or 'nothing'}", markup=False)
         for paper in cls.papers:
             console.print(f"source: {_line(paper)}", markup=False)
         return
     table = Table("method", "what it does", "parameters", "needs", "source")
     for entry in entries("methods").values():
         cls = method_class(entry)
-        needs = ", ".join(sorted(cls.needs)) or "-"
         papers = ", ".join(p.id for p in cls.papers) or "-"
-        table.add_row(entry.name, first_sentence(cls), ", ".join(parameters(cls)) or "-", needs, papers)
+        table.add_row(entry.name, first_sentence(cls), ", ".join(parameters(cls)) or "-", needs(cls) or "-", papers)
     console.print(table)
     console.print("Write one as name:key=value,key=value. `italic methods NAME` tells all.")
 
@@ -96,6 +95,16 @@ def parameters(cls: type[Any]) -> list[str]:
     """A method's parameters as `name=default`, or `name=<type>` where there is no default."""
     hints = get_type_hints(cls)
     return [f"{f.name}={_type_name(hints[f.name]) if f.default is MISSING else f.default}" for f in fields(cls)]
+
+
+def needs(cls: type[Any]) -> str:
+    """What a method needs; where that depends on its parameters, what it needs with the default ones."""
+    if isinstance(cls.needs, frozenset):
+        return ", ".join(sorted(cls.needs))
+    depends = "depends on the parameters"
+    if any(f.default is MISSING and f.default_factory is MISSING for f in fields(cls)):
+        return depends
+    return f"{', '.join(sorted(cls().needs)) or 'nothing'} ({depends})"
 
 
 def options(load: Any) -> list[tuple[str, str]]:

@@ -10,7 +10,8 @@ is one, its states are the prompts, and V is left out: the network says all.
     conformal    no network: V / beta and one number a block
 
 tau is the split-conformal (1 - delta)-quantile; or, if a total variation `tv` is aimed at, what gives each block its
-share of it, as far as the fresh proposals show.
+share of it, as far as the fresh proposals show. Where there are prompts enough, tau is set on prompts that the network
+was not fitted to, for it is meant for others.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ from italic.values.kinds import Learned, RewardSoFar, Value, build_value
 from italic.values.networks import Networks
 
 Array: TypeAlias = NDArray[np.float64]
+
+HELD = 4
+"""Every fourth prompt is for the threshold alone, if there are so many that two are."""
 
 MOST_DRAWS = 1000
 """After so many proposals a state is pushed on with one of them."""
@@ -142,6 +146,8 @@ def fit_baseline(tasks: Sequence[Task], settings: FitBaseline, names: tuple[str,
         yield from fit.fit_block(chains, block)
         if block < fit.blocks - 1:
             chains = yield from fit.push(chains, block)
+        if all(np.all(chain.drafts.done) for chain in chains):
+            break
     return fit.fitted()
 
 
@@ -175,11 +181,13 @@ class _Fit:
     def fit_block(self, chains: Sequence[Chain], block: int) -> Asking[None]:
         """The network and the threshold of a block, from two sets of fresh proposals."""
         settings, regressor = self.settings, None
+        for_tau = chains[::HELD] if len(chains) > HELD else chains
         if settings.kind != "conformal":
-            pairs = yield from self._pairs(chains, block, "fit")
+            for_fit = [chain for i, chain in enumerate(chains) if i % HELD] if len(chains) > HELD else chains
+            pairs = yield from self._pairs(for_fit, block, "fit")
             regressor = _regress(pairs, settings, self.blocks, block)
             self.regressors.append(regressor)
-        pairs = yield from self._pairs(chains, block, "tau")
+        pairs = yield from self._pairs(for_tau, block, "tau")
         base = np.zeros(len(pairs.f)) if settings.kind == "paper" else pairs.values
         if regressor is not None:
             base = base + regressor(pairs.features)
@@ -201,6 +209,11 @@ class _Fit:
             return Pairs(f.reshape(-1, m), values, features, self.settings.block is not None)
 
         going = [chain for chain in chains if not np.all(chain.drafts.done)]
+        if not going:
+            raise RunError(
+                f"the responses to all prompts of the fit had ended before block {block + 1}",
+                hint="Give more states or prompts.",
+            )
         pairs = _pool((yield from waves(going, draw, what, block, self.blocks)))
         self.spent += pairs.f.size
         return pairs

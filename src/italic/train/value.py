@@ -1,9 +1,10 @@
-"""Learning what unfinished drafts are worth: V(x) / beta = log E[e^(r / beta) | x], by regression on whole responses.
+"""Learning what unfinished drafts are worth: V(x) / beta = log E[e^(r / beta) | x], by regression on the model's draws.
 
-A response that is any good is rare under the model itself, and then so are the states that lead to one. So the networks
-are fitted twice: first to responses of the model, from all the states they went through; then again to these and to
-completions from states that the first networks steer to. Any states will do, as long as what follows them is the
-model's own.
+The network of a block is fitted to what its states are worth `REACH` blocks later, by the networks that were fitted
+before: V(x) is the log-mean-exp of that too, and it varies less than the reward at the end. So the last block comes
+first. A response that is any good is rare under the model itself, and then so are the states that lead to one. So all
+is done twice: on responses of the model, then again on these and on states that the first networks steer to. Any states
+will do, as long as what follows them is the model's own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from italic.core.questions import Asking, embed, extend, note, score, together
 from italic.core.sampling import Until
 from italic.laws.weights import gumbel
 from italic.methods._rows import Rows, children, replaced
-from italic.train.regression import Loss, Recipe, fit, stack
+from italic.train.regression import Loss, Recipe, Regressor, fit, stack
 from italic.values.networks import Networks
 
 Array: TypeAlias = NDArray[np.float64]
@@ -27,19 +28,17 @@ Array: TypeAlias = NDArray[np.float64]
 WAVE = 16
 """Prompts that are drawn for at once: the progress moves on after each wave."""
 
+REACH = 4
+"""How many blocks ahead a state's worth is looked at."""
+
 CHILDREN = 4
 """Proposals of which one is gone on with, on the way to the states of the second fit."""
 
-BLOCKS = 16
-"""How many blocks of completions are drawn from each of these states: few long ones, or many short ones."""
+HARDER = 2.0
+"""How much more the steered states lean towards worth than the tilted law does: there they are worth knowing."""
 
-
-class Lessons(NamedTuple):
-    """For each block, features [k, d] of states at its start, and the log-weights [k] of responses from there, nats."""
-
-    features: list[Array]
-    f: list[Array]
-    spent: int
+TRIES = 4
+"""How often the model goes on from each of these states, `REACH` blocks far."""
 
 
 class Curriculum(NamedTuple):
@@ -52,73 +51,108 @@ class Curriculum(NamedTuple):
     recipe: Recipe
 
 
+class Lesson(NamedTuple):
+    """States [k, d] at the start of a block, by their features, and where they led: features [k, d] `REACH` blocks on,
+    and the log-weights [k], nats, of those that had ended by then, NaN where the score is missing; ended: bool [k].
+    """
+
+    states: Array
+    later: Array
+    f: Array
+    ended: NDArray[np.bool_]
+
+
+Course: TypeAlias = tuple[list[Lesson], int]
+"""A lesson a block, for one prompt, and the proposals of a block that they took."""
+
+
 def learn_value(tasks: Sequence[Task], plan: Curriculum, blocks: int) -> Asking[tuple[Networks, int]]:
     """Value networks for the starts of all blocks, nats; and the proposals of a block that they took."""
-    own = yield from waves(tasks, lambda task: _walk(task, plan, blocks), "value", 0, blocks)
-    first = yield from _fit(own, plan, blocks)
-    steered = yield from waves(tasks, lambda task: _steer(task, plan, blocks, first), "steered", 0, blocks)
-    networks = yield from _fit([*own, *steered], plan, blocks)
-    return networks, sum(lessons.spent for lessons in (*own, *steered))
+    own: list[Course] = yield from waves(tasks, lambda task: _walk(task, plan), "value", 0, blocks)
+    first = yield from _fit([lessons for lessons, _ in own], plan)
+    steered: list[Course] = yield from waves(
+        tasks, lambda task: _steer(task, plan, blocks, first), "steered", 0, blocks
+    )
+    networks = yield from _fit([lessons for lessons, _ in (*own, *steered)], plan)
+    return networks, sum(spent for _, spent in (*own, *steered))
 
 
-def _walk(task: Task, plan: Curriculum, blocks: int) -> Asking[Lessons]:
+def _walk(task: Task, plan: Curriculum) -> Asking[Course]:
     """Responses of the model, and all the states they went through."""
     drafts: Any = task.start(plan.n, "value")
     seen: list[tuple[Rows, Array]] = []
     while not np.all(drafts.done):
         rows = np.flatnonzero(~drafts.done)
-        seen.append((rows, (yield from embed(drafts[rows]))))
+        features = yield from embed(drafts[rows])
+        whole = np.full((plan.n, features.shape[1]), np.nan)
+        whole[rows] = features
+        seen.append((rows, whole))
         drafts = yield from extend(drafts, Until(steps=plan.block))
     f = (yield from score(drafts)) / plan.beta
-    spent = sum(len(rows) for rows, _ in seen)
-    return Lessons([x for _, x in seen], [f[rows] for rows, _ in seen], spent)
+    lessons = []
+    for block, (rows, features) in enumerate(seen):
+        later = seen[block + REACH][1] if block + REACH < len(seen) else np.full_like(features, np.nan)
+        lessons.append(Lesson(features[rows], later[rows], f[rows], np.isnan(later[rows]).any(axis=1)))
+    return lessons, sum(len(rows) for rows, _ in seen)
 
 
-def _steer(task: Task, plan: Curriculum, blocks: int, networks: Networks) -> Asking[Lessons]:
-    """States that the networks steer to, and completions from each."""
+def _steer(task: Task, plan: Curriculum, blocks: int, networks: Networks) -> Asking[Course]:
+    """States that the networks steer to, and where the model goes from each."""
     drafts: Any = task.start(plan.n, "steered")
-    features: list[Array] = []
-    found: list[Array] = []
+    lessons: list[Lesson] = []
     spent = 0
     for block in range(blocks):
         rows = np.flatnonzero(~drafts.done)
         if not len(rows):
             break
         key, states = task.key.at("steered", block), drafts[rows]
-        times = max(1, BLOCKS // (blocks - block))
-        again = np.repeat(np.arange(len(rows)), times)
-        ends = states[again].reseed(key.at("end").seeds(children(rows, np.arange(times))))
-        ends = yield from extend(ends)
-        features.append((yield from embed(states))[again])
-        found.append((yield from score(ends)) / plan.beta)
-        spent += int(np.sum(-(-(ends.steps - states.steps[again]) // plan.block)))
+        again = np.repeat(np.arange(len(rows)), TRIES)
+        onward = states[again].reseed(key.at("onward").seeds(children(rows, np.arange(TRIES))))
+        onward = yield from extend(onward, Until(steps=REACH * plan.block))
+        features = yield from embed(states)
+        f, later = yield from _look(onward, plan.beta, features.shape[1])
+        lessons.append(Lesson(features[again], later, f, onward.done))
         numbers = children(rows, np.arange(CHILDREN))
         forks = states[np.repeat(np.arange(len(rows)), CHILDREN)].reseed(key.at("child").seeds(numbers))
         grown = yield from extend(forks, Until(steps=plan.block))
-        spent += len(grown)
-        worth = np.full(len(grown), np.nan)
+        spent += int(np.sum(-(-(onward.steps - states.steps[again]) // plan.block))) + len(grown)
+        worth, later = yield from _look(grown, plan.beta, features.shape[1])
         going = np.flatnonzero(~grown.done)
         if len(going):
-            worth[going] = networks((yield from embed(grown[going])), grown.steps[going] // plan.block)
-        if np.any(grown.done):
-            ended = np.flatnonzero(grown.done)
-            worth[ended] = (yield from score(grown[ended])) / plan.beta
-        height = gumbel(np.where(np.isnan(worth), -1e300, worth), key.at("keep").uniform(numbers))
+            worth[going] = networks(later[going], grown.steps[going] // plan.block)
+        height = gumbel(np.where(np.isnan(worth), -1e300, HARDER * worth), key.at("keep").uniform(numbers))
         kept = np.arange(len(rows)) * CHILDREN + height.reshape(-1, CHILDREN).argmax(axis=1)
         drafts = replaced(drafts, rows, grown[kept])
-    return Lessons(features, found, spent)
+    return lessons, spent
 
 
-def _fit(found: Sequence[Lessons], plan: Curriculum, blocks: int) -> Asking[Networks]:
-    """A network a block, bounded by the log-weights seen from there: no mean of them is beyond."""
-    regressors = []
-    for block in range(blocks):
-        features = np.concatenate([lessons.features[block] for lessons in found if block < len(lessons.f)])
-        f = np.concatenate([lessons.f[block] for lessons in found if block < len(lessons.f)])
-        there = ~np.isnan(f)
-        regressors.append(fit(features[there], f[there], plan.loss, plan.recipe, seed=block))
-        yield from note("fit", what="network", block=block, blocks=blocks, done=block + 1, total=blocks)
-    return stack(regressors)
+def _look(drafts: Any, beta: float, d: int) -> Asking[tuple[Array, Array]]:
+    """The log-weights of finished rows, float64 [n], and the features of the others, [n, d]; NaN elsewhere."""
+    f, features = np.full(len(drafts), np.nan), np.full((len(drafts), d), np.nan)
+    done, going = np.flatnonzero(drafts.done), np.flatnonzero(~drafts.done)
+    if len(done):
+        f[done] = (yield from score(drafts[done], strict=False)) / beta
+    if len(going):
+        features[going] = yield from embed(drafts[going])
+    return f, features
+
+
+def _fit(courses: Sequence[list[Lesson]], plan: Curriculum) -> Asking[Networks]:
+    """A network for each block that any response reached, the last one first."""
+    regressors: dict[int, Regressor] = {}
+    blocks = max(len(course) for course in courses)
+    for block in reversed(range(blocks)):
+        lessons = [course[block] for course in courses if block < len(course)]
+        states = np.concatenate([lesson.states for lesson in lessons])
+        targets = np.concatenate([lesson.f for lesson in lessons])
+        later = np.concatenate([lesson.later for lesson in lessons])
+        going = np.flatnonzero(~np.concatenate([lesson.ended for lesson in lessons]))
+        if len(going):
+            targets[going] = regressors[block + REACH](later[going])
+        there = ~np.isnan(targets)
+        regressors[block] = fit(states[there], targets[there], plan.loss, plan.recipe, seed=block)
+        yield from note("fit", what="network", block=block, blocks=blocks, done=blocks - block, total=blocks)
+    return stack([regressors[block] for block in range(blocks)])
 
 
 def waves(items: Sequence[Any], ask: Callable[[Any], Asking[Any]], what: str, block: int, blocks: int) -> Asking[Any]:

@@ -84,6 +84,11 @@ class Fitted:
                 f"responses of up to {longest} steps, and the baseline was fitted to {self.horizon}",
                 hint=f"Set the longest response to {self.horizon} steps (--max-tokens), or fit again.",
             )
+        if np.any(blocks >= len(self.tau)):
+            raise UsageError(
+                f"block {int(blocks.max()) + 1} of a response, and those of the fit had ended after {len(self.tau)}",
+                hint="Fit again, with more states or other prompts: italic fit-baseline --states 64.",
+            )
         b = self.tau[blocks] + (0.0 if self.kind == "paper" else values / self.beta)
         if self.baseline is not None:
             features = yield from embed(drafts)
