@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+GUIDES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs" / "guide").glob("*.md"))}
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 
@@ -44,6 +45,18 @@ def test_the_readme_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(printed)
 
 
+@pytest.mark.parametrize("name", GUIDES)
+def test_the_code_of_the_guides_runs(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Block after block, as a reader would; the figures that the text names are those that it prints."""
+    found: dict[str, object] = {}
+    for code in blocks(GUIDES[name], "python"):
+        exec(compile(code, name, "exec"), found)
+        printed = capsys.readouterr().out
+        figure = re.search(r"0\.\d+", printed)
+        assert figure, "each block prints a figure"
+        assert f"This prints {figure[0]}" in GUIDES[name], printed
+
+
 def test_the_readme_names_the_two_commands() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in ("demo", "test", "check", "bench"):
@@ -51,15 +64,20 @@ def test_the_readme_names_the_two_commands() -> None:
         assert re.search(rf"^{target}: \$\(READY\)$", makefile, re.MULTILINE)
 
 
-def test_the_command_lines_of_the_readme_are_understood() -> None:
-    """Every `italic ...` line of the README names a command, and options that the command has."""
+def test_the_command_lines_of_the_documents_are_understood() -> None:
+    """Every `italic ...` line of README and guides names a command, and options that the command has."""
     import typer.main
 
     from italic.cli.main import app
 
     group = typer.main.get_command(app)
     commands = group.commands  # type: ignore[attr-defined]
-    lines = [line.removeprefix("$ ") for code in blocks(README, "console") for line in code.splitlines()]
+    lines = [
+        line.removeprefix("$ ")
+        for text in (README, *GUIDES.values())
+        for code in blocks(text, "console")
+        for line in code.splitlines()
+    ]
     ours = [line.split("#")[0] for line in re.sub(r"\\\n\s*", "", "\n".join(lines)).splitlines()]
     typed = [line.split() for line in ours if line.startswith("italic ")]
     assert {words[1] for words in typed} >= {"demo", "generate", "methods", "doctor", "cite"}
@@ -98,7 +116,8 @@ def test_the_tree_of_the_readme_is_the_tree() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DECISIONS):
+    guides = [ROOT / "docs" / "guide" / name for name in GUIDES]
+    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DECISIONS, *guides):
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (document.parent / target).exists(), f"{document.name} links to {target}"
@@ -158,10 +177,11 @@ def test_the_walk_throughs_are_formatted_and_linted() -> None:
     ruff = Path(sys.executable).with_name("ruff")
     if not ruff.exists():
         pytest.skip("ruff is not installed")
-    for code in blocks(CONTRIBUTING, "python") + blocks(README, "python"):
+    guides = ["\n".join(blocks(text, "python")) for text in GUIDES.values()]
+    for code in blocks(CONTRIBUTING, "python") + blocks(README, "python") + guides:
         first = code.splitlines()[0]
         name = first.removeprefix("# ") if first.startswith("# ") else "src/example.py"
-        for what in (["check", "--ignore", "D1,T20,E501,RUF100"], ["format", "--check", "--diff"]):
+        for what in (["check", "--ignore", "D1,T20,E501,E402,RUF100"], ["format", "--check", "--diff"]):
             arguments = [str(ruff), *what, "--config", str(ROOT / "pyproject.toml"), "--stdin-filename", name, "-"]
             done = subprocess.run(arguments, input=code, capture_output=True, text=True, cwd=ROOT)
             assert done.returncode == 0, done.stdout + done.stderr

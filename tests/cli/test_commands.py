@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from italic import Prompt, Sampling
 from italic.cli.doctor import examine
+from italic.cli.listing import needs
 from italic.core.protocols import Grown
 from italic.core.questions import Extend
 from italic.core.registry import entries
@@ -35,6 +37,25 @@ def test_listings_show_everything_registered(italic, kind: str) -> None:
         assert name in said.out
         assert italic(kind, name).code == 0
     assert "Did you mean" in italic(kind, next(iter(entries(kind)))[:-1] + "x").err
+
+
+@dataclass(frozen=True)
+class Choosy:
+    """Needs what its one parameter says, which has no default."""
+
+    ability: str
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({self.ability})
+
+
+def test_needs_that_depend_on_the_parameters_are_those_of_the_default(italic) -> None:
+    assert "needs: nothing (depends on the parameters)\n" in italic("methods", "chernoff").out
+    for name in ("svdd", "smc"):
+        assert "needs: partial, resume (depends on the parameters)\n" in italic("methods", name).out
+    assert "needs: nothing\n" in italic("methods", "best-of-n").out
+    assert needs(Choosy) == "depends on the parameters"
 
 
 def test_cite(italic) -> None:

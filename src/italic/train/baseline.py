@@ -30,8 +30,9 @@ from italic.core.protocols import Task
 from italic.core.questions import Asking, embed, extend, score
 from italic.core.sampling import Until
 from italic.laws.chernoff import conformal
+from italic.laws.clipping import clipped_step
 from italic.laws.weights import log_mean_exp
-from italic.methods._clipped import clipped_step
+from italic.methods import _clipped as clipped
 from italic.methods._rows import Rows, children, replaced
 from italic.train.regression import Loss, Recipe, Regressor, check_loss, fit, stack
 from italic.train.value import Curriculum, learn_value, waves
@@ -43,6 +44,9 @@ Array: TypeAlias = NDArray[np.float64]
 
 HELD = 4
 """Every fourth prompt is for the threshold alone, if there are so many that two are."""
+
+BISECTIONS = 50
+"""Halvings of the range in which a threshold is looked for."""
 
 MOST_DRAWS = 1000
 """After so many proposals a state is pushed on with one of them."""
@@ -227,7 +231,7 @@ class _Fit:
             if not len(rows):
                 return chain, 0
             states, values = chain.drafts[rows], chain.values.copy()
-            taken = yield from clipped_step(
+            taken = yield from clipped.clipped_step(
                 lambda at, seeds: self._propose(chain, states, at, seeds),
                 (yield from fitted.at(states, values[rows])),
                 rows,
@@ -308,7 +312,7 @@ def _threshold(pairs: Pairs, base: Array, settings: FitBaseline, blocks: int, re
     excess = pairs.f - base[:, None]
     seen = excess[~np.isnan(excess)]
     if settings.delta is None:
-        return _for_share(pairs, excess, (settings.tv or 0.0) / blocks)
+        return _for_share(pairs, base, (settings.tv or 0.0) / blocks)
     if settings.kind == "paper" and regressor is not None:
         sharpness = regressor.sharpness
         return float((log_mean_exp(sharpness * seen) - math.log(settings.delta)) / sharpness)
@@ -318,20 +322,29 @@ def _threshold(pairs: Pairs, base: Array, settings: FitBaseline, blocks: int, re
         raise UsageError(str(failure), hint="Give more states or proposals, or a larger delta.") from failure
 
 
-def _for_share(pairs: Pairs, excess: Array, tv: float) -> float:
-    """The least tau at which clipping costs, on average over states, a total variation of `tv`: HS_M by fresh pairs.
+def _for_share(pairs: Pairs, base: Array, tv: float) -> float:
+    """The least tau at which clipping costs a total variation of `tv`, on average over the states.
 
-    Weights are relative to what the state's proposals are worth together, or to its value where there is one.
+    For whole responses by each state's own proposals, exactly for that sample; where states have values by HS_M, the
+    bound that one proposal a state is enough for.
     """
-    log_w = pairs.f - _log_z(pairs)[:, None]
-    there = ~np.isnan(excess) & np.isfinite(log_w)
-    w, excess = np.exp(log_w[there] - log_w[there].max()), excess[there]
+    there = ~np.isnan(pairs.f)
+    f = np.where(there, pairs.f, -np.inf)
+    if pairs.valued:
+        w = np.exp(f - pairs.values[:, None] - np.max(f - pairs.values[:, None]))
 
-    def lost(tau: float) -> float:
-        return float(np.sum(w * -np.expm1(np.minimum(tau - excess, 0.0))) / np.sum(w))
+        def lost(tau: float) -> float:
+            above = -np.expm1(np.minimum(base[:, None] + tau - f, 0.0))
+            return float(np.sum(w * above) / np.sum(w))
+    else:
+        p = there / there.sum(axis=1, keepdims=True)
 
+        def lost(tau: float) -> float:
+            return float(clipped_step(p, f, base + tau).tv.mean())
+
+    excess = (f - base[:, None])[np.isfinite(f)]
     low, high = float(excess.min()), float(excess.max())
-    for _ in range(60):
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
         low, high = (middle, high) if lost(middle) > tv else (low, middle)
     return high

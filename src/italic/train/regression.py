@@ -28,6 +28,10 @@ FIRST_LAMBDA = 10.0
 """Where the lambda of the paper's loss begins: it ends between 5 and 15 for delta = 1e-3."""
 
 
+NOTHING = -1e3
+"""A log-weight for -inf: exp of it is 0 beside any other."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a network is fitted. hidden: widths of the layers; steps of Adam on `batch` rows; decay: of the weights."""
@@ -47,7 +51,7 @@ class Recipe:
 class Regressor:
     """One fitted network: u(x) = layers((x - shift) * scale). layers: pairs of weights [in, out] and biases [out].
 
-    low, high: the least and the largest finite target, beyond which no mean or quantile of them can be. sharpness: the
+    low, high: the least and the largest target, beyond which no mean or quantile of them can be. sharpness: the
     lambda that the paper's loss has learned; 1 for the other losses.
     """
 
@@ -89,14 +93,17 @@ def fit(features: Array, targets: Array, loss: Loss, recipe: Recipe, *, delta: f
         raise missing_library("a fit", failure) from failure
     shift, scale = features.mean(axis=0), 1 / np.maximum(features.std(axis=0), 1e-6)
     low, high = (float(end(targets[np.isfinite(targets)])) for end in (np.min, np.max))
+    if loss in LOSSES_OF_VALUES and np.any(targets == -np.inf):
+        low = NOTHING
     targets = np.maximum(targets, low)
     unit = max(float(targets.std()), 1e-6) if loss == "pinball" else 1.0
     x, y = torch.from_numpy((features - shift) * scale).float(), torch.from_numpy(targets / unit).float()
     noise = torch.Generator().manual_seed(seed)
-    layers = _begin(x, recipe.hidden, float(y.mean()), noise)
+    level = float(_log_mean_exp(y) if loss in LOSSES_OF_VALUES else y.mean())
+    layers = _begin(x, recipe.hidden, level, noise)
     rough = torch.tensor(float(np.log(np.expm1(FIRST_LAMBDA)))).requires_grad_()
     weights, others = [w for w, _ in layers], [*(b for _, b in layers), rough]
-    groups = [{"params": weights, "weight_decay": recipe.decay}, {"params": others}]
+    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": recipe.decay}, {"params": others}]
     adam = torch.optim.AdamW(groups, lr=recipe.rate, betas=(0.9, 0.99), weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, recipe.steps)
     for _ in range(recipe.steps):

@@ -92,7 +92,7 @@ def _walk(task: Task, plan: Curriculum) -> Asking[Course]:
     lessons = []
     for block, (rows, features) in enumerate(seen):
         later = seen[block + REACH][1] if block + REACH < len(seen) else np.full_like(features, np.nan)
-        lessons.append(Lesson(features[rows], later[rows], f[rows], np.isnan(later[rows]).any(axis=1)))
+        lessons.append(Lesson(features[rows], later[rows], f[rows], np.asarray(np.isnan(later[rows]).any(axis=1))))
     return lessons, sum(len(rows) for rows, _ in seen)
 
 
