@@ -43,6 +43,8 @@ Array = NDArray[np.float64]
 EDGE = -7.0
 GRID = lines.midpoints(-15.0, 15.0, 1500)
 CELLS = 20
+SIZES = {"conformal": (8000, 8), "pinball": (4000, 4), "paper": (4000, 4)}
+"""States and proposals of a fit. A number alone rests on the few proposals above it; it has no network to pay for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +105,15 @@ class Problem:
 
 def fit(problem: Problem, arguments: argparse.Namespace) -> tuple[Fitted, float]:
     """The fitted baseline, and the seconds it took."""
+    states, proposals = SIZES[arguments.baseline]
     settings = FitBaseline(
         beta=1.0,
         kind=arguments.baseline,
         block=1,
         value="learned" if arguments.value == "learned" else problem.exact,
         delta=arguments.delta,
-        states=arguments.states,
-        proposals=arguments.proposals,
+        states=arguments.states or states,
+        proposals=arguments.proposals or proposals,
         trajectories=arguments.trajectories,
     )
     began = time.perf_counter()
@@ -208,17 +211,17 @@ def main() -> None:
     parser.add_argument("--value", choices=("exact", "learned"), default="exact", help="what the states are worth")
     parser.add_argument("--delta", type=float, default=1e-3, help="the share of proposals above the baseline")
     parser.add_argument("--samples", type=int, default=5000)
-    parser.add_argument("--states", type=int, default=4000, help="chains to fit on")
-    parser.add_argument("--proposals", type=int, default=4, help="fresh proposals a state, twice")
+    parser.add_argument("--states", type=int, help="chains to fit on: 4000, for conformal 8000")
+    parser.add_argument("--proposals", type=int, help="fresh proposals a state, for network and number: 4 each, or 8")
     parser.add_argument("--trajectories", type=int, default=5000, help="chains to learn the value from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    kinds = ("constant", "conformal", "pinball", "paper", "svdd", "smc")
     name, _, size = arguments.baseline.partition(":")
-    if name not in kinds or (name in kinds[4:]) != size.isdigit() or arguments.samples < 1:
-        parser.error(f"--baseline is one of {', '.join(kinds[:4])}, svdd:M, smc:K, and --samples 1 or more")
-    if arguments.value == "learned" and name not in ("conformal", "pinball", "paper"):
+    rivals = name in ("svdd", "smc") and size.isdigit() and int(size) > 0
+    if not (rivals or arguments.baseline in ("constant", *SIZES)) or arguments.samples < 1 or not arguments.B > 0:
+        parser.error("--baseline is constant, conformal, pinball, paper, svdd:M or smc:K; --samples and --B positive")
+    if arguments.value == "learned" and arguments.baseline not in SIZES:
         parser.error("a value is learned by --baseline conformal, pinball or paper")
     report = measure(arguments)
     if arguments.json:

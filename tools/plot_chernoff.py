@@ -57,7 +57,7 @@ def plot_mixture(path: Path) -> None:
 
 
 def _arguments(kind: str, delta: float) -> argparse.Namespace:
-    sizes = {"samples": 5000, "states": 4000, "proposals": 4, "trajectories": 5000, "seed": 0}
+    sizes = {"samples": 5000, "states": None, "proposals": None, "trajectories": 5000, "seed": 0}
     return argparse.Namespace(B=BOUND, baseline=kind, value="exact", delta=delta, **sizes)
 
 
