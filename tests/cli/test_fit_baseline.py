@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 PAIR = ("--model", "toy:letters=2,length=3", "--reward", "toy", "--max-tokens", "4")
-QUICK = ("--proposals", "8", "--states", "4", "--trajectories", "8")
+QUICK = ("--proposals", "8")
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_what_is_fitted_is_used(italic, prompts: Path, tmp_path: Path) -> None:
     settings = json.loads((head / "baseline.json").read_text())
     assert settings["kind"] == "pinball"
     assert settings["report"]["tv"] == 0.1
-    assert (settings["model"], settings["reward"]) == ("toy:letters=2,length=3", "toy")
+    assert (settings["model"], settings["reward"]) == ("toy:letters=2,length=3,seed=0", "toy:seed=0,scale=1")
     said = italic("generate", "-p", "new", *PAIR, "--method", f"chernoff:baseline={head},n=50")
     certificate = json.loads(said.out)["certificate"]
     assert certificate["accepted"] == 50
@@ -33,8 +33,23 @@ def test_what_is_fitted_is_used(italic, prompts: Path, tmp_path: Path) -> None:
 
 
 def test_segments(italic, prompts: Path, tmp_path: Path) -> None:
-    words = ("--block", "2", "--value", "learned", "--delta", "0.2", "--beta", "0.5", "--kind", "paper")
-    said = italic("fit-baseline", prompts, *PAIR, *QUICK, *words, "--out", tmp_path / "steps", "--quiet")
+    words = (
+        "--block",
+        "2",
+        "--value",
+        "learned",
+        "--delta",
+        "0.2",
+        "--beta",
+        "0.5",
+        "--kind",
+        "paper",
+        "--states",
+        "4",
+    )
+    said = italic(
+        "fit-baseline", prompts, *PAIR, *QUICK, *words, "--trajectories", "8", "--out", tmp_path / "steps", "--quiet"
+    )
     assert said.code == 0, said.err
     said = italic("generate", "-p", "new", *PAIR, "--method", f"chernoff:baseline={tmp_path / 'steps'}", "--quiet")
     assert said.code == 0, said.err
@@ -74,12 +89,14 @@ def test_a_directory_is_not_lost(italic, prompts: Path, tmp_path: Path) -> None:
     ("words", "why"),
     [
         (("--kind", "magic"), "there is no baseline of kind 'magic'"),
-        (("--loss", "magic"), "there is no loss 'magic'"),
+        (("--loss", "magic", "--block", "2", "--value", "learned"), "there is no loss 'magic'"),
         (("--tv", "0.1", "--delta", "0.1"), "either delta or tv"),
         (("--kind", "conformal"), "--block 16"),
         (("--block", "2", "--value", "magic"), "there is no value 'magic'"),
         (("--block", "2", "--value", "preview"), "preview"),
         (("--beta", "-1"), "beta=-1"),
+        (("--states", "4"), "--states without --block"),
+        (("--loss", "mse"), "no value to learn"),
     ],
 )
 def test_slips_are_told_before_anything_is_spent(italic, prompts: Path, tmp_path: Path, words, why: str) -> None:
@@ -105,7 +122,7 @@ def test_a_command_that_contradicts_the_fit(italic, prompts: Path, tmp_path: Pat
     assert italic("fit-baseline", prompts, *PAIR, *QUICK, "--tv", "0.1", "--out", head).code == 0
     for spec, why in (
         ("beta=2", "fitted with beta=1.0"),
-        ("tv=0.01", "has settled"),
+        ("tv=0.01", "has no use for"),
         ("block=2", "fitted with block=None"),
     ):
         said = italic("generate", "-p", "new", *PAIR, "--method", f"chernoff:baseline={head},{spec}")
@@ -114,6 +131,12 @@ def test_a_command_that_contradicts_the_fit(italic, prompts: Path, tmp_path: Pat
     said = italic("generate", "-p", "new", *PAIR[:-1], "9", "--method", f"chernoff:baseline={head}")
     assert said.code == 2
     assert "--max-tokens" in said.err
+    said = italic("generate", "-p", "new", *PAIR, "--temperature", "0.5", "--method", f"chernoff:baseline={head}")
+    assert said.code == 2
+    assert "'temperature': 0.5" in said.err
+    said = italic("generate", "-p", "new", *PAIR, "--reward", "toy:seed=1", "--method", f"chernoff:baseline={head}")
+    assert said.code == 2
+    assert "was fitted to" in said.err
     said = italic("generate", "-p", "new", *PAIR, "--method", "chernoff:baseline=nowhere")
     assert said.code == 2
     assert "there is no fitted baseline in 'nowhere'" in said.err

@@ -16,7 +16,6 @@ from italic.values.kinds import Known
 RUNS, DRAWS = 400, 200
 SHALLOW = Tree(ToyModel(letters=3, length=1, seed=0), beta=0.7)
 TREE = Tree(ToyModel(letters=2, length=2, seed=3), beta=0.7)
-NARROW = pytest.mark.xfail(strict=True, reason="certify: in odds the influence of tv is influence / odds**2")
 
 
 def intervals(tree, method):
@@ -26,8 +25,9 @@ def intervals(tree, method):
     return np.array([(c.tv, *c.tv_interval) for c in found])
 
 
-def test_whole_responses():
-    bound = 0.8
+@pytest.mark.parametrize("bound", [0.8, 0.6, 0.4])
+def test_whole_responses(bound):
+    """The lower the bound, the more is clipped: a total variation of 0.016, 0.042 and 0.074."""
     truth = clipped_step(TREE.p, TREE.r / TREE.beta, bound / TREE.beta)
     assert 0.01 < truth.tv < 0.1
     tv, low, high = intervals(TREE, Chernoff(TREE.beta, n=DRAWS, baseline="constant", bound=bound, parallel=1000)).T
@@ -38,13 +38,12 @@ def test_whole_responses():
     assert np.mean(low > truth.tv / 2) > 0.95
 
 
-@NARROW
-def test_the_interval_where_much_is_clipped():
-    """4,000 times 369 draws, as many as 200 accepted ones take, with a total variation of 0.07."""
+def test_the_interval_of_a_fixed_number_of_draws():
+    """At its nominal level: 4,000 times 369 draws, as many as 200 accepted ones take, where much is clipped."""
     f, b, rng = TREE.r / TREE.beta, 0.4 / TREE.beta, np.random.default_rng(0)
     truth = float(clipped_step(TREE.p, f, b).tv)
     found = [certify(f[rng.choice(len(f), p=TREE.p, size=369)], b) for _ in range(4000)]
-    assert np.mean([c.low <= truth <= c.high for c in found]) > 0.94
+    assert np.mean([c.low <= truth <= c.high for c in found]) > 0.945
 
 
 class WithSoftValues(Fitted):

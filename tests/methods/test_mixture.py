@@ -52,7 +52,7 @@ def fitted(kind, value=None, delta=DELTA, **settings):
     value = known(1.0) if value is None else value
     wanted = {"states": 2000, "proposals": 2, "recipe": SMALL, "kind": kind, "value": value, "delta": delta}
     tasks = make_tasks([Prompt("fit", text="")], MODEL, 0, Sampling())
-    asking = fit_baseline(tasks, FitBaseline(block=1, **wanted | settings), ("m", "r"))
+    asking = fit_baseline(tasks, FitBaseline(block=1, **wanted | settings), (MODEL.name, REWARD.name))
     return conclude(asking, MODEL, REWARD, Ledger())
 
 

@@ -15,6 +15,7 @@ import pytest
 from enumerated import ROOT, Tree, lookup_networks, mean_is_zero, normalised, unnormalised
 
 from italic.core.errors import ProgramError
+from italic.laws import chernoff as chernoff_laws
 from italic.laws import finite
 from italic.laws.clipping import clipped_step, exhaustion
 from italic.laws.statistics import chi_square
@@ -110,6 +111,33 @@ def test_the_pilot_of_whole_responses(baselines, options):
     assert (chi_square(counts, TREE.tilted).p_value > RIGHT) == (expected.tv < 0.01)
     if options:
         assert chi_square(counts, TREE.tilted).p_value < WRONG
+
+
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ({}, ("sharp", 0.05)),
+        ({"tv": 0.3}, ("sharp", 0.3)),
+        ({"tv": 0.3, "block": 2, "value": DEEP.known()}, ("sharp", 0.1)),
+        ({"delta": 0.3, "block": 2, "value": DEEP.known()}, ("quantile", 0.3)),
+    ],
+    ids=str,
+)
+def test_what_a_pilot_asks_for(baselines, monkeypatch, options, asked):
+    """A share of the total variation a step, of f - V / beta of `pilot` fresh proposals; or a share of these."""
+    seen = []
+    for name in ("sharp", "quantile"):
+
+        def spying(f, level, name=name):
+            seen.append((name, level, len(f), getattr(chernoff_laws, name)(f, level)))
+            return seen[-1][-1]
+
+        monkeypatch.setattr(module, name, spying)
+    DEEP.drive(run_of(pilot=77, n=50, **options), 4)
+    assert len(seen) == len(baselines) == (3 if "block" in options else 1)
+    for (name, level, pilots, tau), (_, b) in zip(seen, baselines, strict=True):
+        assert (name, level, pilots) == (asked[0], pytest.approx(asked[1]), 77)
+        assert np.isclose(b[:, None] - tau, [0.0, *DEEP.soft / DEEP.beta]).any(axis=1).all()
 
 
 @pytest.mark.parametrize("tree", [TREE, DEEP], ids=["wide", "deep"])
@@ -234,6 +262,37 @@ def test_what_has_no_weight_is_never_returned(out, block):
     found = seen.drive(run_of(tv=1e-4, pilot=500, **options), 1).certificate
     assert 0 <= found.tv < 0.02
     assert found.exhaustion_rate == 0
+
+
+@pytest.mark.parametrize("bound", [None, 0.3])
+def test_a_start_without_a_value(bound):
+    """It has the same law, where nothing is clipped and where much is, as the baseline's level is all that moves."""
+    values = TREE.soft.copy()
+    values[ROOT] = np.nan
+    how = {"tv": 1e-4, "pilot": 2000} if bound is None else {"baseline": "constant", "bound": bound}
+    method = run_of(block=1, value=TREE.known(values), **how)
+    law = TREE.tilted if bound is None else TREE.clipped(1, np.full(TREE.model.nodes, bound / TREE.beta), TREE.soft)
+    assert fits(TREE, method, law) > RIGHT
+    outcome = TREE.drive(replace(method, proper=True), 2)
+    assert mean_is_zero(unnormalised(TREE, outcome)) > RIGHT, "weights are relative to a start worth nothing: 0"
+    found, known = outcome.certificate, TREE.drive(replace(method, value=TREE.known(), proper=True), 2).certificate
+    assert bound is None or [found.tv, *found.tv_interval] == pytest.approx([known.tv, *known.tv_interval])
+    assert bound is None or known.tv > 0.1
+    assert found.bellman_residual == pytest.approx(V0, abs=0.1), "and the certificate says how far that is off"
+
+
+def test_what_is_missing_is_clipped_of_nothing():
+    """The certificate of proposals without a score is that of proposals of weight zero, not of fewer proposals."""
+    gone = np.array([text.startswith("a") or text == "cb" for text in TREE.model.prefixes()])
+    worthless = Tree(TREE.model, TREE.beta, given=np.where(gone, -np.inf, TREE.r))
+    missing = Tree(TREE.model, TREE.beta, given=np.where(gone, np.nan, TREE.r))
+    for options in ({}, {"block": 1}):
+        found = []
+        for tree, out in ((worthless, -np.inf), (missing, np.nan)):
+            value = {"value": tree.known(np.where(gone, out, worthless.soft))} if options else {}
+            found.append(tree.drive(run_of(baseline="constant", bound=0.0, **options, **value), 1).certificate)
+        assert found[0] == found[1]
+        assert found[0].tv > 0.05
 
 
 def plain_step(propose, b, rows, key, *, most, parallel, proper, partial, variant="right"):

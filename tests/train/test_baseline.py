@@ -26,7 +26,7 @@ RECIPE = Recipe(hidden=(16,), steps=150)
 
 
 def fitted(settings, prompts=PROMPTS, listen=None, seed=0, reward=REWARD):
-    asking = fit_baseline(make_tasks(prompts, MODEL, seed, SAMPLING), settings, ("toy", "toy"))
+    asking = fit_baseline(make_tasks(prompts, MODEL, seed, SAMPLING), settings, (MODEL.name, REWARD.name))
     return conclude(asking, MODEL, reward, Ledger(), listen)
 
 

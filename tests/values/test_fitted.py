@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from italic.core.errors import ModelError, RecordError, UsageError
+from italic.core.errors import ModelError, RecordError, SpecError, UsageError
 from italic.core.keys import Key
 from italic.core.prompt import Prompt
 from italic.core.questions import Embed, Extend
@@ -178,6 +179,24 @@ def test_a_response_too_long_is_refused():
     with pytest.raises(UsageError, match="responses of up to 5 steps, and the baseline was fitted to 4") as refusal:
         at(made(), rows, np.zeros(len(rows)))
     assert "--max-tokens" in refusal.value.hint
+
+
+def test_a_block_that_the_fit_has_not_seen_is_refused():
+    """Short enough, but in the fit all responses had ended by then."""
+    rows, short = drafts(2), made(tau=np.array([0.1]), ceiling=np.array([50.0]), baseline=None)
+    with pytest.raises(UsageError, match="block 2 of a response, and those of the fit had ended after 1") as refusal:
+        at(short, rows, np.zeros(len(rows)))
+    assert "italic fit-baseline" in refusal.value.hint
+    assert len(at(short, drafts(0), np.zeros(8))) == 8
+
+
+def test_without_safetensors_there_are_no_fits(tmp_path, monkeypatch):
+    made().save(tmp_path)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    for use in (lambda: made().save(tmp_path), lambda: Fitted.load(tmp_path)):
+        with pytest.raises(SpecError, match="a fitted baseline needs safetensors, which is not installed") as refusal:
+            use()
+        assert "italic[hf]" in refusal.value.hint
 
 
 def test_wrong_features_are_refused():

@@ -23,7 +23,7 @@ from italic.run.inputs import read_prompts
 from italic.run.ledger import Ledger
 from italic.train.baseline import FitBaseline, fit_baseline
 from italic.train.regression import check_loss
-from italic.values.fitted import SETTINGS, Fitted, Kind
+from italic.values.fitted import LEARNED, SETTINGS, Fitted, Kind
 
 STAGES = {
     "value": "responses for the value",
@@ -60,14 +60,19 @@ def build_fit(
     kind: str,
     block: int | None,
     value: str | None,
-    states: int,
+    states: int | None,
     proposals: int,
-    trajectories: int,
-    loss: str,
+    trajectories: int | None,
+    loss: str | None,
 ) -> FitBaseline:
     """The settings as typed. Raises UsageError for those that make no fit."""
     if kind not in get_args(Kind):
         raise UsageError(f"there is no baseline of kind {kind!r}", hint=f"Give one of {', '.join(get_args(Kind))}.")
+    if states is not None and block is None:
+        raise UsageError("--states without --block", hint="Leave it out: a whole response has one state, its prompt.")
+    if value != LEARNED and (trajectories is not None or loss is not None):
+        raise UsageError("--trajectories or --loss, and no value to learn", hint="Add --value learned --block 16.")
+    loss = "itakura-saito" if loss is None else loss
     check_loss(loss)
     return FitBaseline(
         beta=beta,
@@ -76,9 +81,9 @@ def build_fit(
         value=value,
         delta=delta,
         tv=TV if tv is None and delta is None else tv,
-        states=1 if block is None else states,
+        states=1 if block is None else states or 16,
         proposals=proposals,
-        trajectories=trajectories,
+        trajectories=64 if trajectories is None else trajectories,
         loss=loss,  # type: ignore[arg-type]
     )
 
@@ -99,7 +104,7 @@ def run_fit(request: FitRequest) -> None:
     ledger = Ledger()
     tasks = make_tasks(read.good, model, request.seed, request.sampling)
     with _meter(request.quiet) as listen:
-        asking = fit_baseline(tasks, request.settings, (request.model, request.reward))
+        asking = fit_baseline(tasks, request.settings, (model.name, reward.name))
         fitted = conclude(asking, model, reward, ledger, listen)
     fitted.save(folder)
     remark(summary(ledger.usage))

@@ -140,10 +140,10 @@ def fit_baseline(
     value: Annotated[
         str | None, typer.Option(help="What unfinished drafts are worth: reward, preview, completions:k or learned.")
     ] = None,
-    states: Annotated[int, typer.Option(help="Chains a prompt, with --block.")] = 16,
+    states: Annotated[int | None, typer.Option(help="Chains a prompt, with --block; 16.")] = None,
     proposals: Annotated[int, typer.Option(help="Proposals a state to fit on, and as many to set the threshold.")] = 64,
-    trajectories: Annotated[int, typer.Option(help="Responses a prompt to learn a value from.")] = 64,
-    loss: Annotated[str, typer.Option(help="Loss of a learned value: itakura-saito or mse.")] = "itakura-saito",
+    trajectories: Annotated[int | None, typer.Option(help="Responses a prompt to learn a value from; 64.")] = None,
+    loss: Annotated[str | None, typer.Option(help="Of a learned value: itakura-saito (the default) or mse.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue `prompt` texts as they are.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the baseline in --out.")] = False,
     seed: Seed = 0,

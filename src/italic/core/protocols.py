@@ -205,7 +205,17 @@ class Reward(Protocol):
 
 
 def check(method: Method, model: Model, reward: Reward) -> None:
-    """Refuse a combination that cannot work, naming both sides. Raises MismatchError."""
+    """Refuse a combination that cannot work, naming both sides. Raises MismatchError.
+
+    A method that was fitted to a pair has `made_for`, their names; it is refused for any other.
+    """
+    made_for = getattr(method, "made_for", None)
+    if made_for not in (None, (model.name, reward.name)):
+        raise MismatchError(
+            f"{type(method).__name__} was fitted to the model {made_for[0]} with the reward {made_for[1]}, and this is "
+            f"{model.name} with {reward.name}",
+            hint="Use it with that pair, or fit again to this one: italic fit-baseline.",
+        )
     offers = model.offers | ({"partial"} if reward.partial else frozenset())
     sides = ((f"the method {type(method).__name__}", method.needs), (f"the reward {reward.name}", reward.needs))
     for who, needs in sides:

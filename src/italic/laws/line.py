@@ -218,6 +218,8 @@ def _log_mean(line: Line, t: int, value: Array, kernel: Array | None = None) -> 
 
 def _step_target(line: Line, t: int, kernel: Array, value: Array) -> Array:
     """The step tilted by the value: float64 [m, m], rows of sum 1; where nothing is worth anything, the step itself."""
+    if value.max() == -np.inf:
+        return kernel
     norm = _log_mean(line, t, value, kernel)
     reachable = np.isfinite(norm)[:, None]
     if value.min() >= value.max() - _SAFE:

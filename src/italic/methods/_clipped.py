@@ -111,9 +111,8 @@ class _Progress:
                 f"every score of one draw's {self.tries} proposals is missing",
                 hint="Try the reward on this prompt alone: `italic doctor` shows what it answers.",
             )
-        clipped = self.f > self.b
         numbers, tested = (np.concatenate(parts) for parts in zip(*self.tested, strict=True))
-        excess = np.subtract(self.f, self.b, where=clipped, out=np.zeros_like(self.b))
+        log_weights = np.maximum(self.b, self.f) - np.log(np.maximum(self.draws - 1, 1))
         return Taken(
             drafts=self.drafts,
             f=self.f,
@@ -121,7 +120,7 @@ class _Progress:
             first=self.first,
             tested=tested[np.argsort(numbers)],
             exhausted=self.found < self.wanted,
-            log_weights=self.b - np.log(np.maximum(self.draws - 1, 1)) + excess,
+            log_weights=np.where(self.f == -np.inf, -np.inf, log_weights),
             complete=complete,
         )
 

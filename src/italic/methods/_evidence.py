@@ -18,6 +18,14 @@ from italic.methods._rows import Rows
 
 Nats = NDArray[np.float64]
 
+WHOLE_LEVEL = 0.975
+"""The nominal level of a whole response's interval, whose coverage is to be 95 %.
+
+The draws stop at the n-th acceptance, which makes the estimate a little too low (by 0.3 % at n = 200), and the limits
+are right as n grows only. Measured over 1,200 runs of 200 answers with total variations of 0.016, 0.042 and 0.074: at
+this level 99.0, 98.0 and 97.8 %; at a nominal 0.95 it would be 97.3, 95.1 and 94.7 %.
+"""
+
 
 class Evidence:
     """Of n draws through at most `steps` steps. start: nats [n], what the drafts they start from are worth."""
@@ -41,15 +49,14 @@ class Evidence:
         self._log_w[rows[some], step] = first[some] - values[some]
         self._gap[rows[some], step] = b[some] - values[some]
         self._visited[step] = True
-        tested = taken.tested[~np.isnan(taken.tested)]
-        self._whole = tested, float(b[0])
+        self._whole = np.where(np.isnan(taken.tested), -np.inf, taken.tested), float(b[0])
         self._proposals += int(taken.draws.sum())
         self._taken += len(rows)
         self._accepted += int(np.sum(~taken.exhausted))
         self._exhausted[step] = np.sum(taken.exhausted) / len(self._log_w)
 
     def certificate(self, whole: bool) -> Certificate:
-        """The certificate; whole: the only step drew whole responses, all from one state.
+        """The certificate; whole: the only step drew whole responses, all from one state (see WHOLE_LEVEL).
 
         For steps it adds what the start's own law is off by, and in both cases how often the cap was reached, which
         bounds what that costs. What it says of the values is the residual: the total variation is that of clipping
@@ -59,7 +66,7 @@ class Evidence:
         off = 0.0 if whole else _start_variation(self._start)
         found = None
         if whole and np.any(self._whole[0] > -np.inf):
-            found = certify(*self._whole)
+            found = certify(*self._whole, level=WHOLE_LEVEL)
         elif not whole and np.all(np.any(self._log_w > -np.inf, axis=0) | ~self._visited):
             found = certify_steps(self._log_w, self._gap)
         costs = Certificate(

@@ -34,6 +34,8 @@ PILOT, CONSTANT = "pilot", "constant"
 
 TV = 0.05
 """The total variation aimed at, if nothing is said."""
+DRAWS = 64
+"""The proposals of a pilot, if nothing is said."""
 
 
 class Plan(NamedTuple):
@@ -49,11 +51,11 @@ class Chernoff:
     """n draws of the tilted law, each the first accepted proposal under a baseline that depends on the state alone.
 
     Law: the tilted law p exp(r / beta) / Z, up to the total variation that the certificate estimates, if the values are
-    right; for the whole response (no `block`) the value is the reward.
+    right; for the whole response (no `block`) the value is the reward. A proposal without a score is never accepted.
 
-    baseline: "pilot" sets it from `pilot` fresh proposals a step; "constant" at `bound`, the largest reward, which is
-    ideal rejection; a path, as `italic fit-baseline` has learned it, with the beta, block and value it was fitted for.
-    tv: the total variation aimed at over all steps (0.05); or delta: the share of proposals that may exceed the
+    baseline: "pilot" sets it from `pilot` (64) fresh proposals a step; "constant" at `bound`, the largest reward, which
+    is ideal rejection; a path, as `italic fit-baseline` has learned it, with the beta, block and value it was fitted
+    for. tv: the total variation aimed at over all steps (0.05); or delta: the share of proposals that may exceed the
     baseline. block: steps before the next decision; value: what an unfinished draft is worth (reward, preview,
     completions:k). max_draws: after so many, a step takes one of its proposals in proportion to exp(f). proper: draw on
     to the *second* acceptance, which gives the answers log-weights that make weighted means exact whatever the values
@@ -66,7 +68,7 @@ class Chernoff:
     n: int = 1
     baseline: str | Fitted = PILOT
     bound: float | None = None
-    pilot: int = 64
+    pilot: int | None = None
     block: int | None = None
     value: str | Value | None = None
     max_draws: int = 1000
@@ -94,9 +96,15 @@ class Chernoff:
             raise UsageError("chernoff with both tv and delta", hint="Give one of them: chernoff:tv=0.05.")
         if (self.baseline == CONSTANT) != (self.bound is not None):
             raise UsageError(
-                f"chernoff with baseline={self.baseline},bound={self.bound}",
+                f"chernoff with baseline={self._told},bound={self.bound}",
                 hint="A constant baseline is the largest reward possible: chernoff:baseline=constant,bound=5.",
             )
+        for name in ("tv", "delta", "pilot"):
+            if getattr(self, name) is not None and self.baseline != PILOT:
+                raise UsageError(
+                    f"chernoff with {name}={getattr(self, name)}, which baseline={self._told} has no use for",
+                    hint=f"Leave {name} out; a fit is given its own: italic fit-baseline --tv 0.05.",
+                )
         self._refuse_settings_of_the_fit()
         if self.block is None and self.value is not None and self.fitted is None:
             raise UsageError(
@@ -115,11 +123,10 @@ class Chernoff:
                     f"chernoff with {name}={mine}, and the baseline was fitted with {name}={theirs}",
                     hint=f"Leave {name} out, or fit again: italic fit-baseline.",
                 )
-        if self.tv is not None or self.delta is not None:
-            raise UsageError(
-                "chernoff with tv or delta, which a fitted baseline has settled",
-                hint="Leave it out, or fit again with the one you want: italic fit-baseline --tv 0.05.",
-            )
+
+    @property
+    def _told(self) -> str:
+        return self.baseline if isinstance(self.baseline, str) else f"a fitted {self.baseline.kind} baseline"
 
     @cached_property
     def fitted(self) -> Fitted | None:
@@ -136,6 +143,11 @@ class Chernoff:
         value = build_value(self.value) if isinstance(self.value, str) else self.value
         whole = None if self.block is None else value or RewardSoFar()
         return Plan(1.0 if self.beta is None else self.beta, self.block, whole)
+
+    @property
+    def made_for(self) -> tuple[str, str] | None:
+        """The model and the reward of a fitted baseline."""
+        return None if self.fitted is None else (self.fitted.model, self.fitted.reward)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -205,8 +217,9 @@ class Chernoff:
             return (yield from self.fitted.at(states, values))
         if self.bound is not None:
             return np.full(len(states), self.bound / beta)
-        rows = np.arange(self.pilot) % len(states)
-        _, f = yield from propose(rows, key.at("pilot").seeds(self.pilot))
+        pilot = self.pilot or DRAWS
+        rows = np.arange(pilot) % len(states)
+        _, f = yield from propose(rows, key.at("pilot").seeds(pilot))
         with np.errstate(invalid="ignore"):
             excess = f - values[rows] / beta
         excess = excess[np.isfinite(excess)]
@@ -218,6 +231,6 @@ class Chernoff:
 
 
 def _settled(values: Nats) -> Nats:
-    """Values of starts: where one is missing the mean of the others, or 0. It sets the level of b, not the law."""
+    """Values of starts: where one is missing the mean of the others, or 0. What counts from there is differences."""
     finite = values[np.isfinite(values)]
     return np.where(np.isnan(values), finite.mean() if len(finite) else 0.0, values)

@@ -11,13 +11,14 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from italic.core.errors import ProgramError
 from italic.core.outcome import Usage
 from italic.core.protocols import Embedded, Model, Reward
 from italic.core.questions import Asking, Extend, Note, Score
 from italic.run.calls import extend_whole, muse, policy_call, reward_call
 from italic.run.ledger import Ledger
 from italic.run.routine import Leaf, Node, Routine
-from italic.run.scores import complete, prepare
+from italic.run.scores import Sheet, complete, prepare
 
 T = TypeVar("T")
 
@@ -32,7 +33,8 @@ def conclude(
     try:
         while not routine.done:
             moves = _answers(leaves, model, reward, ledger, known)
-            leaves = [leaf for node, value in moves for leaf in routine.answer(node, value)]
+            asked = [leaf for node, value in moves for leaf in routine.answer(node, value)]
+            leaves = [(node, question) for node, question in asked if node.alive]
     finally:
         routine.close()
     return cast(T, routine.result)
@@ -43,7 +45,13 @@ def _answers(
 ) -> list[tuple[Node, Any]]:
     """The answers to all open questions; known: the scores of each prompt's drafts so far."""
     answers: list[tuple[Node, Any]] = []
-    extends = [(i, question) for i, (_, question) in enumerate(leaves) if isinstance(question, Extend)]
+    extends = []
+    for i, (node, question) in enumerate(leaves):
+        if isinstance(question, Extend):
+            if np.all(question.drafts.done):
+                answers.append((node, question.drafts))
+            else:
+                extends.append((i, question))
     with policy_call(model.name, ledger):
         for i, grown in extend_whole(model, extends, None):
             answers.append((leaves[i][0], grown.drafts))
@@ -53,18 +61,33 @@ def _answers(
         for (node, _), answer in zip(asides, muse(model, [question for _, question in asides]), strict=True):
             answers.append((node, answer.features if isinstance(answer, Embedded) else answer.drafts))
             _book(ledger, answer.spent.tokens, answer.spent.positions, answer.spent.calls)
-    sheets = []
-    for node, question in leaves:
-        if isinstance(question, Score):
-            mine = known.setdefault(question.drafts.prompt.id, {}) if reward.deterministic else None
-            sheets.append((node, prepare(question, mine)))
+    scores = [(node, question) for node, question in leaves if isinstance(question, Score)]
+    return answers + _rewards(scores, reward, ledger, known)
+
+
+def _rewards(
+    scores: list[tuple[Node, Score]], reward: Reward, ledger: Ledger, known: dict[str, dict[Hashable, float]]
+) -> list[tuple[Node, Any]]:
+    """The answers to questions for rewards: each different draft of a prompt is scored once."""
+    sheets: list[tuple[Node, Sheet]] = []
+    claimed: dict[str, set[Hashable]] = {}
+    for node, question in scores:
+        prompt = question.drafts.prompt.id
+        others = claimed.setdefault(prompt, set())
+        sheet = prepare(question, known.setdefault(prompt, {}) if reward.deterministic else None).without(others)
+        others.update(() if sheet.names is None else (sheet.names[row] for row in sheet.first))
+        sheets.append((node, sheet))
     asked = [sheet for _, sheet in sheets if len(sheet.first)]
     with reward_call(reward.name, ledger):
-        scored = iter(reward.score([sheet.fresh for sheet in asked]) if asked else [])
+        scored = reward.score([sheet.fresh for sheet in asked]) if asked else []
+    if len(scored) != len(asked):
+        raise ProgramError(f"the reward {reward.name} answered {len(scored)} of {len(asked)} batches")
+    coming, answers = iter(scored), []
     for node, sheet in sheets:
-        found = next(scored) if len(sheet.first) else None
+        calls = len(sheet.first)
+        found = next(coming) if calls else None
         tokens = 0 if found is None else found.tokens
-        ledger.add(Usage(reward_calls=len(sheet.first), reward_tokens=tokens))
+        ledger.add(Usage(reward_calls=calls, reward_cached=len(sheet.drafts) - calls, reward_tokens=tokens))
         answers.append((node, complete(sheet, found, reward.name) if len(sheet.drafts) else np.zeros(0)))
     return answers
 

@@ -1,7 +1,7 @@
 """What every reward must do: the contract of `italic.core.protocols.Reward`.
 
-batches: drafts to score, for rewards that need prompts of a certain kind; by default short texts of the toy model. At
-least two batches, the first of at least three different rows.
+batches: drafts to score, for rewards that need prompts of a certain kind; by default short texts of the toy model, or
+points of the plane for a reward that needs `latents`. At least two batches, the first of at least three different rows.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from italic.core.drafts import Drafts
 from italic.core.keys import Key
+from italic.core.latents import LatentDrafts
 from italic.core.prompt import Prompt
 from italic.core.protocols import ABILITIES, Reward, Scored
 from italic.core.questions import Extend
@@ -29,6 +30,29 @@ def toy_batches(until: Until = FINISH) -> list[Drafts]:
     asked = ((PROMPTS[0], 5), (PROMPTS[1], 5), (CHAT, 3))
     fresh = [model.start(p, Key(2).at(p.id).seeds(n), Sampling(max_tokens=6)) for p, n in asked]
     return [grown.drafts for grown in model.extend([Extend(d, until) for d in fresh])]
+
+
+def point_batches(steps: int = 4) -> list[Drafts]:
+    """Points of the plane, up to 10 away from its axes, two of them equal; after that many of 4 steps."""
+    made: list[Drafts] = []
+    for prompt, n in ((PROMPTS[0], 6), (PROMPTS[1], 4)):
+        key = Key(2).at(prompt.id)
+        x = 20 * key.at("points").uniform(2 * n).reshape(n, 2) - 10
+        x[-1] = x[0]
+        made.append(LatentDrafts.at(prompt, x, np.full(n, steps, dtype=np.int64), 4, key.seeds(n)))
+    return made
+
+
+def default_batches(reward: Reward) -> list[Drafts]:
+    """Finished drafts of the kind that the reward needs."""
+    return point_batches() if "latents" in reward.needs else toy_batches()
+
+
+def unfinished_batches(reward: Reward) -> list[Drafts]:
+    """Unfinished drafts of that kind, some of them empty."""
+    if "latents" in reward.needs:
+        return [*point_batches(2), *point_batches(0)]
+    return [*toy_batches(Until(steps=2)), *(b.cut(0) for b in toy_batches())]
 
 
 def expect_equal(got: Scored, wanted: Scored, otherwise: str, rows: Sequence[int] | None = None) -> None:
@@ -54,7 +78,7 @@ def it_says_what_it_is(reward: Reward) -> None:
 
 def every_draft_has_a_score(reward: Reward, batches: Sequence[Drafts] | None = None) -> None:
     """One answer a batch, in it one float64 a row, NaN only where it says missing."""
-    batches = toy_batches() if batches is None else batches
+    batches = default_batches(reward) if batches is None else batches
     expect(reward.score([]) == [], "no batches were answered with something else than an empty list")
     answers = reward.score([*batches, batches[0][[]]])
     expect(len(answers) == len(batches) + 1, f"{len(answers)} answers to {len(batches) + 1} batches")
@@ -72,7 +96,7 @@ def every_draft_has_a_score(reward: Reward, batches: Sequence[Drafts] | None = N
 
 def drafts_are_left_alone(reward: Reward, batches: Sequence[Drafts] | None = None) -> None:
     """Scoring changes nothing of the drafts."""
-    batches = toy_batches() if batches is None else batches
+    batches = default_batches(reward) if batches is None else batches
     before = [snapshot(batch) for batch in batches]
     reward.score(batches)
     for old, batch in zip(before, batches, strict=True):
@@ -82,7 +106,7 @@ def drafts_are_left_alone(reward: Reward, batches: Sequence[Drafts] | None = Non
 @only_if(lambda reward: reward.deterministic)
 def asking_again_gives_the_same_score(reward: Reward, batches: Sequence[Drafts] | None = None) -> None:
     """deterministic: the same drafts get the same scores, within a batch and from call to call."""
-    batches = toy_batches() if batches is None else batches
+    batches = default_batches(reward) if batches is None else batches
     twice = [b[np.repeat(np.arange(len(b)), 2)] for b in batches]
     for first, again, pairs in zip(reward.score(batches), reward.score(batches), reward.score(twice), strict=True):
         expect_equal(again, first, "the same drafts scored again")
@@ -93,7 +117,7 @@ def asking_again_gives_the_same_score(reward: Reward, batches: Sequence[Drafts] 
 @only_if(lambda reward: reward.deterministic)
 def a_batch_of_one_is_a_batch_of_many(reward: Reward, batches: Sequence[Drafts] | None = None) -> None:
     """A draft's score does not depend on what else is in its batch."""
-    batches = toy_batches() if batches is None else batches
+    batches = default_batches(reward) if batches is None else batches
     for batch, wanted in zip(batches, reward.score(batches), strict=True):
         for i in range(len(batch)):
             expect_equal(reward.score([batch[[i]]])[0], wanted, f"row {i} alone, compared with {len(batch)} rows", [i])
@@ -102,7 +126,7 @@ def a_batch_of_one_is_a_batch_of_many(reward: Reward, batches: Sequence[Drafts] 
 @only_if(lambda reward: reward.deterministic)
 def batches_do_not_depend_on_one_another(reward: Reward, batches: Sequence[Drafts] | None = None) -> None:
     """Batches scored at once, one at a time, or in another order get the same scores."""
-    batches = toy_batches() if batches is None else batches
+    batches = default_batches(reward) if batches is None else batches
     together = reward.score(batches)
     for i, backwards in enumerate(reversed(reward.score(list(reversed(batches))))):
         expect_equal(backwards, together[i], f"batch {i}, the batches being in reverse order")
@@ -112,7 +136,7 @@ def batches_do_not_depend_on_one_another(reward: Reward, batches: Sequence[Draft
 @only_if(lambda reward: reward.deterministic)
 def rows_in_another_order_have_their_own_scores(reward: Reward, batches: Sequence[Drafts] | None = None) -> None:
     """The scores follow the rows."""
-    batches = toy_batches() if batches is None else batches
+    batches = default_batches(reward) if batches is None else batches
     for batch, wanted in zip(batches, reward.score(batches), strict=True):
         order = np.arange(len(batch))[::-1]
         expect_equal(reward.score([batch[order]])[0], wanted, "rows in reverse order", order.tolist())
@@ -121,7 +145,7 @@ def rows_in_another_order_have_their_own_scores(reward: Reward, batches: Sequenc
 @only_if(lambda reward: reward.partial)
 def unfinished_drafts_have_scores(reward: Reward, batches: Sequence[Drafts] | None = None) -> None:
     """partial: unfinished drafts, empty ones included, get scores like others. batches: unfinished drafts."""
-    batches = [*toy_batches(Until(steps=2)), *(b.cut(0) for b in toy_batches())] if batches is None else batches
+    batches = unfinished_batches(reward) if batches is None else batches
     expect(any(not b.done.all() for b in batches), "all drafts of these batches are finished")
     for scored in reward.score(batches):
         expect(not np.any(np.isnan(scored.rewards) & ~scored.missing), "the score of an unfinished draft is NaN")

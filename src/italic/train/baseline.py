@@ -36,7 +36,7 @@ from italic.methods import _clipped as clipped
 from italic.methods._rows import Rows, children, replaced
 from italic.train.regression import Loss, Recipe, Regressor, check_loss, fit, stack
 from italic.train.value import Curriculum, learn_value, waves
-from italic.values.fitted import LEARNED, Fitted, Kind
+from italic.values.fitted import LEARNED, Fitted, Kind, told
 from italic.values.kinds import Learned, RewardSoFar, Value, build_value
 from italic.values.networks import Networks
 
@@ -136,7 +136,9 @@ class Pairs:
 
 
 def fit_baseline(tasks: Sequence[Task], settings: FitBaseline, names: tuple[str, str]) -> Asking[Fitted]:
-    """Fit a baseline to prompts; names: of the model and the reward. Asks `embed` unless the kind is conformal.
+    """Fit a baseline to prompts; names: of the model and the reward, the only pair it may then be used with.
+
+    Asks `embed` unless the kind is conformal.
 
     Notes what it does: "fit", with what, block, blocks, done and total. Raises RunError if there is nothing to fit to.
     """
@@ -162,6 +164,7 @@ class _Fit:
         self.tasks, self.settings, self.names = tasks, settings, names
         starts = [task.start(1) for task in tasks]
         self.horizon = max(int((drafts.steps + drafts.room).max()) for drafts in starts)
+        self.sampling = told(starts[0])
         self.blocks = 1 if settings.block is None else -(-self.horizon // settings.block)
         self.worth: Networks | None = None
         self.spent = 0
@@ -184,19 +187,20 @@ class _Fit:
 
     def fit_block(self, chains: Sequence[Chain], block: int) -> Asking[None]:
         """The network and the threshold of a block, from two sets of fresh proposals."""
-        settings, regressor = self.settings, None
+        settings, regressor, top = self.settings, None, -math.inf
         for_tau = chains[::HELD] if len(chains) > HELD else chains
         if settings.kind != "conformal":
             for_fit = [chain for i, chain in enumerate(chains) if i % HELD] if len(chains) > HELD else chains
             pairs = yield from self._pairs(for_fit, block, "fit")
             regressor = _regress(pairs, settings, self.blocks, block)
             self.regressors.append(regressor)
+            top = float(np.max(pairs.f[np.isfinite(pairs.f)]))
         pairs = yield from self._pairs(for_tau, block, "tau")
         base = np.zeros(len(pairs.f)) if settings.kind == "paper" else pairs.values
         if regressor is not None:
             base = base + regressor(pairs.features)
         self.tau.append(_threshold(pairs, base, settings, self.blocks, regressor))
-        self.ceiling.append(float(np.max(pairs.f[np.isfinite(pairs.f)])))
+        self.ceiling.append(max(top, float(np.max(pairs.f[np.isfinite(pairs.f)]))))
         b = np.minimum(base + self.tau[-1], self.ceiling[-1])
         self.draws.append((_expected_draws(pairs, b), _expected_draws(pairs, np.full(len(b), self.ceiling[-1]))))
 
@@ -253,14 +257,14 @@ class _Fit:
         value, beta = self.settings.steering(self.worth), self.settings.beta
         if value is None:
             drafts = yield from extend(chain.task.begin(seeds))
-            return drafts, (yield from score(drafts)) / beta
+            return drafts, (yield from score(drafts, strict=False)) / beta
         drafts = yield from extend(states[rows].reseed(seeds), Until(steps=self.settings.block))
         return drafts, (yield from value.of(drafts, beta)) / beta
 
     def fitted(self) -> Fitted:
         """What has been fitted so far."""
         settings = self.settings
-        name = settings.value if isinstance(settings.value, str) else type(settings.value or RewardSoFar()).__name__
+        value = "reward" if settings.value is None else settings.value
         return Fitted(
             kind=settings.kind,
             beta=settings.beta,
@@ -268,7 +272,7 @@ class _Fit:
             horizon=self.horizon,
             tau=np.array(self.tau),
             ceiling=np.array(self.ceiling),
-            value=name,
+            value=value if isinstance(value, str) else type(value).__name__,
             model=self.names[0],
             reward=self.names[1],
             report={
@@ -281,7 +285,8 @@ class _Fit:
             },
             baseline=stack(self.regressors) if self.regressors else None,
             worth=self.worth,
-            given=None if isinstance(settings.value, str) else settings.value,
+            sampling=self.sampling,
+            given=None if isinstance(value, str) else value,
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from italic.core.drafts import Drafts
+from italic.core.drafts import Drafts, TextDrafts
 from italic.core.errors import ModelError, RecordError, UsageError
 from italic.core.questions import Asking, embed
 from italic.core.registry import missing_library
@@ -41,7 +41,8 @@ class Fitted:
     the longest response in steps. tau: float64 [T], nats, added to each block's baseline. ceiling: float64 [T], nats,
     the largest log-weight that the fit saw in each block: no baseline is above it. value: the spec of the value,
     "learned" for `worth`. baseline, worth: networks, None where there are none. model, reward: names of the pair.
-    report: what the fit measured (proposals, draws). given: a value that has no spec, which is not saved.
+    sampling: that of the fit's drafts, None if any will do. report: what the fit measured (proposals, draws).
+    given: a value that has no spec, which is not saved.
     """
 
     kind: Kind
@@ -53,6 +54,7 @@ class Fitted:
     value: str
     model: str
     reward: str
+    sampling: Mapping[str, Any] | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
     baseline: Networks | None = None
     worth: Networks | None = None
@@ -75,15 +77,10 @@ class Fitted:
     def at(self, drafts: Drafts, values: NDArray[np.float64]) -> Asking[NDArray[np.float64]]:
         """The baselines b of unfinished drafts with these soft values, float64 [n], nats.
 
-        Raises UsageError for a response longer than the fit has seen.
+        Raises UsageError for responses sampled otherwise, or of another length, than those of the fit.
         """
+        self._agree(drafts)
         blocks = np.zeros(len(drafts), dtype=np.int64) if self.block is None else drafts.steps // self.block
-        if np.any(drafts.steps + drafts.room > self.horizon):
-            longest = int(np.max(drafts.steps + drafts.room))
-            raise UsageError(
-                f"responses of up to {longest} steps, and the baseline was fitted to {self.horizon}",
-                hint=f"Set the longest response to {self.horizon} steps (--max-tokens), or fit again.",
-            )
         if np.any(blocks >= len(self.tau)):
             raise UsageError(
                 f"block {int(blocks.max()) + 1} of a response, and those of the fit had ended after {len(self.tau)}",
@@ -94,6 +91,19 @@ class Fitted:
             features = yield from embed(drafts)
             b += self.baseline(features, blocks)
         return np.asarray(np.minimum(b, self.ceiling[blocks]))
+
+    def _agree(self, drafts: Drafts) -> None:
+        longest, now = int(np.max(drafts.steps + drafts.room, initial=0)), told(drafts)
+        if longest != self.horizon:
+            raise UsageError(
+                f"responses of up to {longest} steps, and the baseline was fitted to {self.horizon}",
+                hint=f"Set the longest response to {self.horizon} steps (--max-tokens), or fit again.",
+            )
+        if self.sampling is not None and now != self.sampling:
+            raise UsageError(
+                f"responses sampled with {now}, and the baseline was fitted with {self.sampling}",
+                hint="Use the same temperature, top-k, top-p, min-p and stop strings, or fit again.",
+            )
 
     def save(self, folder: Path) -> None:
         """Write the directory. Raises RecordError if it cannot be written."""
@@ -131,6 +141,14 @@ class Fitted:
             raise ModelError(
                 f"the fitted baseline in {str(folder)!r} cannot be read: {failure}", hint="Fit it again."
             ) from failure
+
+
+def told(drafts: Drafts) -> dict[str, Any] | None:
+    """How drafts of text are sampled, their length apart; None for others."""
+    if not isinstance(drafts, TextDrafts):
+        return None
+    kept = {f.name: getattr(drafts.sampling, f.name) for f in fields(drafts.sampling) if f.name != "max_tokens"}
+    return kept | {"stop": list(drafts.sampling.stop)}
 
 
 def _safetensors() -> Any:
