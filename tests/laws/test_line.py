@@ -124,6 +124,15 @@ def test_what_must_not_happen_does_not():
         on_line.tilted(line, np.full(40, -INF))
 
 
+def test_where_nothing_is_worth_anything_the_chain_is_as_it_was():
+    line = small()
+    value = np.full((4, 40), -INF)
+    plain = on_line.marginals(line)
+    steered = on_line.selected(line, value, 3)
+    assert np.allclose(steered.laws, plain)
+    assert np.allclose(steered.variation, 0)
+
+
 def test_clipped_steps_are_rejection_steps():
     line = small(steps=1)
     f = np.cos(3 * line.grid)

@@ -357,3 +357,23 @@ def test_all_scores_missing_at_the_end_is_an_error_all_the_same(driver: str) -> 
 
     with pytest.raises(RewardError, match="is missing"):
         go(build_method("best-of-n:n=6"), driver=driver, budget=Budget(reward_calls=2), reward=OddReward(lose))
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_what_is_missing_at_the_end_does_not_matter_if_there_is_a_best(driver: str) -> None:
+    def twice(task: Task) -> Asking[Outcome]:
+        for i in range(2):
+            drafts = yield from extend(task.start(2, i))
+            rewards = yield from score(drafts)
+        return Outcome(drafts, rewards, chosen=best(rewards))
+
+    def lose(answers: list[Scored]) -> list[Scored]:
+        return answers if len(answers[0].rewards) == 2 else [Scored(s.rewards, ~s.missing) for s in answers]
+
+    reward = OddReward(lose, deterministic=False)
+    results, _ = go(Custom(twice), driver=driver, asked=prompts(1), budget=Budget(reward_calls=3), reward=reward)
+    outcome = results["p0"].outcome
+    assert reward.seen == [2, 1]
+    assert not outcome.complete
+    assert np.isnan(outcome.rewards).tolist() == [False, True]
+    assert outcome.chosen == 0

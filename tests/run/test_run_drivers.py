@@ -445,5 +445,25 @@ def test_missing_scores_are_nan_for_the_method(driver: str) -> None:
         assert result.outcome.chosen == int(np.nanargmax(rewards))
 
 
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_method_that_tries_again_may_miss_every_score(driver: str) -> None:
+    def again(task: Task) -> Asking[Outcome]:
+        for i in range(9):
+            drafts = yield from extend(task.start(1, i))
+            rewards = yield from score(drafts, strict=False)
+            if not np.isnan(rewards[0]):
+                return Outcome(drafts, rewards, chosen=0)
+        raise AssertionError
+
+    def lose(answers: list[Scored]) -> list[Scored]:
+        asked.append(len(answers))
+        return [Scored(s.rewards, s.missing | (len(asked) < 4)) for s in answers]
+
+    asked: list[int] = []
+    results, _ = go(Custom(again), driver=driver, reward=OddReward(lose, deterministic=False), asked=prompts(3))
+    assert len(asked) > 3
+    assert all(np.isfinite(r.outcome.rewards).all() for r in results.values())
+
+
 def test_spent_adds_up() -> None:
     assert Spent(1, 2, 3) + Spent(10, 20, 30) == Spent(11, 22, 33)

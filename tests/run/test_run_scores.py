@@ -86,6 +86,19 @@ def test_missing_scores_are_nan_and_stay_so() -> None:
         complete(prepare(Score(different[[1]]), known), None, "toy")
 
 
+def test_a_question_that_tries_again_may_miss_every_score() -> None:
+    drafts = finished(1)
+    known: dict[Hashable, float] = {}
+    lenient = prepare(Score(drafts, strict=False), known)
+    assert np.isnan(complete(lenient, scored(0.5, missing=(0,)), "toy")).tolist() == [True]
+    assert np.isnan(complete(prepare(Score(drafts, strict=False), known), None, "toy")).tolist() == [True]
+    assert np.isnan(complete(prepare(Score(drafts, strict=False), None), scored(0.5, missing=(0,)), "toy")).all()
+    with pytest.raises(RewardError, match="returned NaN"):
+        complete(prepare(Score(drafts, strict=False), {}), scored(NAN), "toy")
+    with pytest.raises(RewardError, match="is missing"):
+        complete(prepare(Score(drafts), known), None, "toy")
+
+
 def test_a_number_under_the_mask_is_missing_all_the_same() -> None:
     drafts = finished(1)
     with pytest.raises(RewardError, match="is missing"):

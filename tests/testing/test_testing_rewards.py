@@ -13,6 +13,7 @@ from italic.core.registry import entries
 from italic.rewards import combine
 from italic.rewards.classifier import Checkpoint, ClassifierReward
 from italic.rewards.function import FunctionReward
+from italic.rewards.region import Region
 from italic.rewards.toy import ToyReward
 from italic.testing import applicable, reward_checks
 from italic.testing import rewards as suite
@@ -33,6 +34,8 @@ MAKERS = {
     "classifier, plain": lambda: classifier(incremental=False),
     "classifier, merged": lambda: classifier(merge=True, batch=3),
     "ensemble": lambda: combine.Ensemble((ToyReward(), ToyReward(seed=1), ToyReward(seed=2)), k=0.5),
+    "region": lambda: Region(scale=2.0, below=-1.0),
+    "region, the other axis": lambda: Region(above=3.0, axis=1),
     "function with missing scores": lambda: FunctionReward(lambda completions: [len(c) or None for c in completions]),
 }
 
@@ -166,6 +169,51 @@ def test_every_check_has_a_broken_reward():
 @pytest.mark.parametrize("check", reward_checks, ids=lambda c: c.__name__)
 def test_the_odd_reward_without_oddities_passes(check):
     check(Odd())
+
+
+@dataclass
+class OddPoints:
+    """How far a point is from the origin, or what `of` says of the points of a batch; it must not see a text."""
+
+    of: object = staticmethod(lambda x: np.sqrt(np.sum(x * x, axis=1)))
+    name: str = "odd points"
+    needs: frozenset[str] = frozenset({"latents"})
+    partial: bool = True
+    deterministic: bool = True
+
+    def score(self, batches):
+        scores = [self.of(b.x) for b in batches]
+        return [Scored(s, np.isnan(s)) for s in scores]
+
+
+@pytest.mark.parametrize("check", reward_checks, ids=lambda c: c.__name__)
+def test_rewards_of_points_are_checked_with_points(check):
+    check(OddPoints())
+
+
+@pytest.mark.parametrize(
+    ("check", "of"),
+    [
+        (suite.asking_again_gives_the_same_score, lambda x: np.arange(len(x)) % 2.0),
+        (suite.a_batch_of_one_is_a_batch_of_many, lambda x: x[:, 0] - x[:, 0].mean()),
+        (suite.rows_in_another_order_have_their_own_scores, lambda x: np.arange(len(x)) * 1.0),
+        (suite.drafts_are_left_alone, lambda x: np.add(x, 1, out=x)[:, 0]),
+        (suite.unfinished_drafts_have_scores, lambda x: np.full(len(x), np.nan)),
+    ],
+    ids=lambda v: getattr(v, "__name__", ""),
+)
+def test_broken_rewards_of_points_fail(check, of):
+    with pytest.raises(AssertionError, match=r"row|every draft|every score|scoring changed"):
+        check(OddPoints(of))
+
+
+def test_the_points_tell_the_sides_of_a_region_apart():
+    finished = suite.default_batches(Region(below=0.0))
+    assert all(b.done.all() for b in finished)
+    for axis in (0, 1):
+        (scored, _) = Region(above=0.0, axis=axis).score(finished)
+        assert 0 < scored.rewards.sum() < 6
+    assert not any(b.done.any() for b in suite.unfinished_batches(Region(below=0.0)))
 
 
 def test_checks_apply_to_what_is_declared():
