@@ -61,6 +61,20 @@ def test_a_reward_that_needs_texts():
         check(Needy(), mute, SimpleNamespace(name="r", needs=frozenset(), partial=False))
 
 
+class Fit(BestOfN):
+    made_for = (MODEL.name, REWARD.name)
+
+
+def test_what_was_fitted_to_a_pair_is_refused_for_another():
+    check(Fit(), MODEL, REWARD)
+    for model, reward in ((ToyModel(seed=1), REWARD), (MODEL, ToyReward(seed=1))):
+        with pytest.raises(MismatchError, match=r"Fit was fitted to the model toy:.* with the reward toy:") as refusal:
+            check(Fit(), model, reward)
+        assert model.name in refusal.value.message
+        assert reward.name in refusal.value.message
+        assert "italic fit-baseline" in refusal.value.hint
+
+
 def test_a_task_starts_drafts_by_name():
     prompt = Prompt("p", text="x")
     task = Task(prompt, Key(1), lambda seeds: MODEL.start(prompt, seeds, Sampling()))

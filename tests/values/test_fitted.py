@@ -11,12 +11,13 @@ import pytest
 
 from italic.core.errors import ModelError, RecordError, SpecError, UsageError
 from italic.core.keys import Key
+from italic.core.latents import LatentDrafts
 from italic.core.prompt import Prompt
 from italic.core.questions import Embed, Extend
 from italic.core.sampling import Sampling, Until
 from italic.methods.chernoff import Chernoff
 from italic.models.toy import ToyModel
-from italic.values.fitted import NETWORKS, SETTINGS, Fitted
+from italic.values.fitted import NETWORKS, SETTINGS, Fitted, told
 from italic.values.kinds import Completions, Learned, RewardSoFar
 from italic.values.networks import Networks
 
@@ -179,6 +180,22 @@ def test_a_response_too_long_is_refused():
     with pytest.raises(UsageError, match="responses of up to 5 steps, and the baseline was fitted to 4") as refusal:
         at(made(), rows, np.zeros(len(rows)))
     assert "--max-tokens" in refusal.value.hint
+
+
+def test_responses_sampled_otherwise_are_refused(tmp_path):
+    rows = drafts(0)
+    fit = made(baseline=None, sampling=told(rows))
+    fit.save(tmp_path)
+    for fitted in (fit, Fitted.load(tmp_path)):
+        assert len(at(fitted, rows, np.zeros(8))) == 8
+        warm = MODEL.start(rows.prompt, rows.seeds, Sampling(max_tokens=4, temperature=1.5))
+        points = LatentDrafts.at(rows.prompt, np.zeros((8, 2)), np.zeros(8, dtype=np.int64), 4, rows.seeds)
+        for others in (warm, points):
+            with pytest.raises(UsageError, match="and the baseline was fitted with") as refusal:
+                at(fitted, others, np.zeros(8))
+            assert "temperature" in refusal.value.hint
+    assert Chernoff(baseline=fit).made_for == ("toy", "toy:seed=1")
+    assert Chernoff().made_for is None
 
 
 def test_a_block_that_the_fit_has_not_seen_is_refused():
