@@ -28,7 +28,7 @@ from italic.methods._clipped import Nats, Propose, clipped_step
 from italic.methods._evidence import Evidence
 from italic.methods._rows import Rows, replaced
 from italic.values.fitted import Fitted
-from italic.values.kinds import RewardSoFar, Value, build_value
+from italic.values.kinds import Value, build_value
 
 PILOT, CONSTANT = "pilot", "constant"
 
@@ -140,9 +140,8 @@ class Chernoff:
         """What a step is: as the parameters say, or as the fitted baseline does."""
         if self.fitted is not None:
             return Plan(self.fitted.beta, self.fitted.block, self.fitted.valued)
-        value = build_value(self.value) if isinstance(self.value, str) else self.value
-        whole = None if self.block is None else value or RewardSoFar()
-        return Plan(1.0 if self.beta is None else self.beta, self.block, whole)
+        value = None if self.block is None else build_value("reward" if self.value is None else self.value)
+        return Plan(1.0 if self.beta is None else self.beta, self.block, value)
 
     @property
     def made_for(self) -> tuple[str, str] | None:

@@ -59,7 +59,7 @@ class Smc:
     @cached_property
     def steering(self) -> Value:
         """The value, built from its spec."""
-        return build_value(self.value) if isinstance(self.value, str) else self.value
+        return build_value(self.value)
 
     @property
     def needs(self) -> frozenset[str]:

@@ -55,7 +55,7 @@ class Svdd:
     @cached_property
     def steering(self) -> Value:
         """The value, built from its spec."""
-        return build_value(self.value) if isinstance(self.value, str) else self.value
+        return build_value(self.value)
 
     @property
     def needs(self) -> frozenset[str]:

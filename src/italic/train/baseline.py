@@ -37,7 +37,7 @@ from italic.methods._rows import Rows, children, replaced
 from italic.train.regression import Loss, Recipe, Regressor, check_loss, fit, stack
 from italic.train.value import Curriculum, learn_value, waves
 from italic.values.fitted import LEARNED, Fitted, Kind, told
-from italic.values.kinds import Learned, RewardSoFar, Value, build_value
+from italic.values.kinds import Learned, Value, build_value
 from italic.values.networks import Networks
 
 Array: TypeAlias = NDArray[np.float64]
@@ -110,7 +110,7 @@ class FitBaseline:
             return None
         if worth is not None:
             return Learned(worth, self.block)
-        return build_value(self.value) if isinstance(self.value, str) else self.value or RewardSoFar()
+        return build_value("reward" if self.value is None else self.value)
 
 
 @dataclass(frozen=True, eq=False)

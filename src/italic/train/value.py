@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from italic.core.errors import RunError
 from italic.core.protocols import Task
 from italic.core.questions import Asking, embed, extend, note, score, together
 from italic.core.sampling import Until
 from italic.laws.weights import gumbel
-from italic.methods._rows import Rows, children, replaced
+from italic.methods._rows import Rows, children, ranked, replaced
 from italic.train.regression import Loss, Recipe, Regressor, fit, stack
 from italic.values.networks import Networks
 
@@ -88,7 +89,7 @@ def _walk(task: Task, plan: Curriculum) -> Asking[Course]:
         whole[rows] = features
         seen.append((rows, whole))
         drafts = yield from extend(drafts, Until(steps=plan.block))
-    f = (yield from score(drafts)) / plan.beta
+    f = (yield from score(drafts, strict=False)) / plan.beta
     lessons = []
     for block, (rows, features) in enumerate(seen):
         later = seen[block + REACH][1] if block + REACH < len(seen) else np.full_like(features, np.nan)
@@ -119,8 +120,9 @@ def _steer(task: Task, plan: Curriculum, blocks: int, networks: Networks) -> Ask
         worth, later = yield from _look(grown, plan.beta, features.shape[1])
         going = np.flatnonzero(~grown.done)
         if len(going):
-            worth[going] = networks(later[going], grown.steps[going] // plan.block)
-        height = gumbel(np.where(np.isnan(worth), -1e300, HARDER * worth), key.at("keep").uniform(numbers))
+            known = np.minimum(grown.steps[going] // plan.block, networks.blocks - 1)
+            worth[going] = networks(later[going], known)
+        height = gumbel(ranked(HARDER * worth), key.at("keep").uniform(numbers))
         kept = np.arange(len(rows)) * CHILDREN + height.reshape(-1, CHILDREN).argmax(axis=1)
         drafts = replaced(drafts, rows, grown[kept])
     return lessons, spent
@@ -138,7 +140,10 @@ def _look(drafts: Any, beta: float, d: int) -> Asking[tuple[Array, Array]]:
 
 
 def _fit(courses: Sequence[list[Lesson]], plan: Curriculum) -> Asking[Networks]:
-    """A network for each block that any response reached, the last one first."""
+    """A network for each block that any chain reached, the last one first.
+
+    States that led beyond all chains are left out. Raises RunError if a block has nothing to learn from.
+    """
     regressors: dict[int, Regressor] = {}
     blocks = max(len(course) for course in courses)
     for block in reversed(range(blocks)):
@@ -147,9 +152,14 @@ def _fit(courses: Sequence[list[Lesson]], plan: Curriculum) -> Asking[Networks]:
         targets = np.concatenate([lesson.f for lesson in lessons])
         later = np.concatenate([lesson.later for lesson in lessons])
         going = np.flatnonzero(~np.concatenate([lesson.ended for lesson in lessons]))
-        if len(going):
+        if len(going) and block + REACH in regressors:
             targets[going] = regressors[block + REACH](later[going])
         there = ~np.isnan(targets)
+        if not np.any(targets[there] > -np.inf):
+            raise RunError(
+                f"no response from block {block + 1} on has a score above -inf: there is nothing to learn a value from",
+                hint="Give more trajectories or other prompts; `italic doctor` shows what a reward says.",
+            )
         regressors[block] = fit(states[there], targets[there], plan.loss, plan.recipe, seed=block)
         yield from note("fit", what="network", block=block, blocks=blocks, done=blocks - block, total=blocks)
     return stack([regressors[block] for block in range(blocks)])

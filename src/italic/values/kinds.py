@@ -131,8 +131,10 @@ def _answer(values: Values) -> Asking[Values]:
     return values
 
 
-def build_value(spec: str) -> Value:
+def build_value(spec: str | Value) -> Value:
     """The value that a spec names: `reward`, `preview` or `completions:4`. Raises SpecError."""
+    if not isinstance(spec, str):
+        return spec
     name, _, rest = spec.partition(":")
     if spec == "reward":
         return RewardSoFar()
