@@ -137,3 +137,15 @@ def test_proper_weights_mend_a_wrong_value():
     error = np.sqrt(np.sum((w * (event - share)) ** 2)) / np.sum(w)
     assert error < 0.02
     assert abs(share - EVENT) < 3.5 * error
+
+
+def test_the_certificate_counts_what_the_start_is_off_by():
+    """Exact steps from a start that is not tilted: all that is lost is the start's own total variation."""
+    method = Chernoff(
+        baseline="constant", bound=B, block=1, value=known(1.0), n=20_000, parallel=20_000, max_draws=10**6
+    )
+    (outcome,) = draw(method)
+    truth = total_variation(lines.tilted(LINE, F)[0], LINE.start)
+    assert truth > 5e-4
+    assert outcome.certificate.tv == pytest.approx(truth, rel=0.15)
+    assert outcome.certificate.clip_rate < 1e-4
