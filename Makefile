@@ -13,10 +13,11 @@ export TOKENIZERS_PARALLELISM ?= false
 demo: $(READY)
 	$(BIN)/italic demo
 
-# One thread a process: the tests' tiny models gain nothing from a second one, and two collapse when another is busy.
+# One thread a process, and two processes: the tests' tiny models gain nothing from a second thread, and two collapse
+# when another is busy. A file's tests stay together, for they share what is slow to make.
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY)
-	$(BIN)/pytest --cov --cov-report=term:skip-covered --cov-fail-under=96
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=96
 
 check: $(READY)
 	$(BIN)/ruff check
