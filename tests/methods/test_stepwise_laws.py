@@ -121,7 +121,7 @@ def test_the_pilot_of_whole_responses(baselines, options):
         ({"tv": 0.3, "block": 2, "value": DEEP.known()}, ("sharp", 0.1)),
         ({"delta": 0.3, "block": 2, "value": DEEP.known()}, ("quantile", 0.3)),
     ],
-    ids=str,
+    ids=["unsaid", "tv", "tv-of-blocks", "delta-of-blocks"],
 )
 def test_what_a_pilot_asks_for(baselines, monkeypatch, options, asked):
     """A share of the total variation a step, of f - V / beta of `pilot` fresh proposals; or a share of these."""
