@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -11,41 +12,39 @@ from numpy.typing import NDArray
 
 from italic.core.errors import ItalicError, ModelError, ProgramError, RewardError
 from italic.core.outcome import Usage
-from italic.core.protocols import Embedded, Embedding, Grown, Model, Previewing, Reward, Spent
+from italic.core.protocols import Embedded, Embedding, Grown, Model, Previewing, Reward, Scored, Spent
 from italic.core.questions import Aside, Embed, Extend
 from italic.run.desk import Desk
 from italic.run.ledger import Ledger
+from italic.run.scores import Sheet
 
 
-@contextmanager
-def policy_call(name: str, ledger: Ledger) -> Iterator[None]:
+def policy_call(name: str, ledger: Ledger) -> AbstractContextManager[None]:
     """Time a call of the model, and translate what it raises into ModelError."""
-    began = ledger.clock()
-    try:
-        yield
-    except ItalicError:
-        raise
-    except Exception as failure:
-        raise ModelError(
-            f"the model {name} failed: {type(failure).__name__}: {failure}",
-            hint="If memory ran out, load the model with fewer rows (--rows) or shorter texts (--max-tokens).",
-        ) from failure
-    finally:
-        ledger.add(Usage(policy_seconds=ledger.clock() - began))
+    hint = "If memory ran out, load the model with fewer rows (--rows) or shorter texts (--max-tokens)."
+    return _call(
+        ledger, lambda seconds: Usage(policy_seconds=seconds), f"the model {name}", partial(ModelError, hint=hint)
+    )
+
+
+def reward_call(name: str, ledger: Ledger) -> AbstractContextManager[None]:
+    """Time a call of the reward, and translate what it raises into RewardError."""
+    return _call(ledger, lambda seconds: Usage(reward_seconds=seconds), f"the reward {name}", RewardError)
 
 
 @contextmanager
-def reward_call(name: str, ledger: Ledger) -> Iterator[None]:
-    """Time a call of the reward, and translate what it raises into RewardError."""
+def _call(
+    ledger: Ledger, spent: Callable[[float], Usage], who: str, error: Callable[[str], ItalicError]
+) -> Iterator[None]:
     began = ledger.clock()
     try:
         yield
     except ItalicError:
         raise
     except Exception as failure:
-        raise RewardError(f"the reward {name} failed: {type(failure).__name__}: {failure}") from failure
+        raise error(f"{who} failed: {type(failure).__name__}: {failure}") from failure
     finally:
-        ledger.add(Usage(reward_seconds=ledger.clock() - began))
+        ledger.add(spent(ledger.clock() - began))
 
 
 def worst_case(job: Extend) -> int:
@@ -100,17 +99,23 @@ def muse(model: Model, asked: Sequence[Aside]) -> list[Grown | Embedded]:
     return [next(described) if isinstance(question, Embed) else next(guessed) for question in asked]
 
 
+def ask_reward(reward: Reward, sheets: Sequence[Sheet], ledger: Ledger) -> list[Scored | None]:
+    """The scores of the fresh drafts of every sheet, in one call; None for a sheet that has none."""
+    asked = [sheet for sheet in sheets if len(sheet.first)]
+    with reward_call(reward.name, ledger):
+        answers = reward.score([sheet.fresh for sheet in asked]) if asked else []
+    if len(answers) != len(asked):
+        raise ProgramError(f"the reward {reward.name} answered {len(answers)} of {len(asked)} batches")
+    coming = iter(answers)
+    return [next(coming) if len(sheet.first) else None for sheet in sheets]
+
+
 def score_waiting(desk: Desk, reward: Reward) -> None:
     """Have every waiting draft scored, in one call of the reward."""
     sheets = desk.take_scores()
-    asked = [(ticket, sheet) for ticket, sheet in sheets if len(sheet.first)]
-    with reward_call(reward.name, desk.ledger):
-        answers = reward.score([sheet.fresh for _, sheet in asked]) if asked else []
-    if len(answers) != len(asked):
-        raise ProgramError(f"the reward {reward.name} answered {len(answers)} of {len(asked)} batches")
-    by_ticket = {ticket: scored for (ticket, _), scored in zip(asked, answers, strict=True)}
-    for ticket, _ in sheets:
-        desk.scored(ticket, by_ticket.get(ticket))
+    answers = ask_reward(reward, [sheet for _, sheet in sheets], desk.ledger)
+    for (ticket, _), scored in zip(sheets, answers, strict=True):
+        desk.scored(ticket, scored)
 
 
 Progress = Callable[[Ledger, int], None]

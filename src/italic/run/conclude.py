@@ -11,11 +11,10 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from italic.core.errors import ProgramError
 from italic.core.outcome import Usage
-from italic.core.protocols import Embedded, Model, Reward
+from italic.core.protocols import Embedded, Model, Reward, Spent
 from italic.core.questions import Asking, Extend, Note, Score
-from italic.run.calls import extend_whole, muse, policy_call, reward_call
+from italic.run.calls import ask_reward, extend_whole, muse, policy_call
 from italic.run.ledger import Ledger
 from italic.run.routine import Leaf, Node, Routine
 from italic.run.scores import Sheet, complete, prepare
@@ -55,12 +54,12 @@ def _answers(
     with policy_call(model.name, ledger):
         for i, grown in extend_whole(model, extends, None):
             answers.append((leaves[i][0], grown.drafts))
-            _book(ledger, grown.spent.tokens, grown.spent.positions, grown.spent.calls)
+            _book(ledger, grown.spent)
     asides = [(node, question) for node, question in leaves if not isinstance(question, Extend | Score)]
     with policy_call(model.name, ledger):
         for (node, _), answer in zip(asides, muse(model, [question for _, question in asides]), strict=True):
             answers.append((node, answer.features if isinstance(answer, Embedded) else answer.drafts))
-            _book(ledger, answer.spent.tokens, answer.spent.positions, answer.spent.calls)
+            _book(ledger, answer.spent)
     scores = [(node, question) for node, question in leaves if isinstance(question, Score)]
     return answers + _rewards(scores, reward, ledger, known)
 
@@ -75,22 +74,14 @@ def _rewards(
         prompt = question.drafts.prompt.id
         others = claimed.setdefault(prompt, set())
         sheet = prepare(question, known.setdefault(prompt, {}) if reward.deterministic else None).without(others)
-        others.update(() if sheet.names is None else (sheet.names[row] for row in sheet.first))
+        others.update(sheet.claims)
         sheets.append((node, sheet))
-    asked = [sheet for _, sheet in sheets if len(sheet.first)]
-    with reward_call(reward.name, ledger):
-        scored = reward.score([sheet.fresh for sheet in asked]) if asked else []
-    if len(scored) != len(asked):
-        raise ProgramError(f"the reward {reward.name} answered {len(scored)} of {len(asked)} batches")
-    coming, answers = iter(scored), []
-    for node, sheet in sheets:
-        calls = len(sheet.first)
-        found = next(coming) if calls else None
-        tokens = 0 if found is None else found.tokens
-        ledger.add(Usage(reward_calls=calls, reward_cached=len(sheet.drafts) - calls, reward_tokens=tokens))
+    answers = []
+    for (node, sheet), found in zip(sheets, ask_reward(reward, [sheet for _, sheet in sheets], ledger), strict=True):
+        ledger.add(sheet.cost(found))
         answers.append((node, complete(sheet, found, reward.name) if len(sheet.drafts) else np.zeros(0)))
     return answers
 
 
-def _book(ledger: Ledger, tokens: int, positions: int, calls: int) -> None:
-    ledger.add(Usage(tokens_generated=tokens, positions=positions, model_calls=calls))
+def _book(ledger: Ledger, spent: Spent) -> None:
+    ledger.add(Usage(tokens_generated=spent.tokens, positions=spent.positions, model_calls=spent.calls))

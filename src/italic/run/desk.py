@@ -176,7 +176,7 @@ class Desk:
             sheet = sheet.without(others)
             if left is None or len(sheet.first) <= left:
                 left = None if left is None else left - len(sheet.first)
-                others.update(() if sheet.names is None else (sheet.names[row] for row in sheet.first))
+                others.update(sheet.claims)
                 self._scoring[ticket] = (case, node, sheet)
                 affordable.append((ticket, sheet))
             else:
@@ -188,12 +188,7 @@ class Desk:
     def scored(self, ticket: int, scored: Scored | None) -> None:
         """Answer a Score question and book what it cost. scored: None if all scores were known already."""
         case, node, sheet = self._scoring.pop(ticket)
-        calls = len(sheet.first)
-        spent = Usage(
-            reward_calls=calls,
-            reward_cached=len(sheet.drafts) - calls,
-            reward_tokens=0 if scored is None else scored.tokens,
-        )
+        spent = sheet.cost(scored)
         self.ledger.add(spent)
         case.usage += spent
         rewards = complete(sheet, scored, self._reward.name)

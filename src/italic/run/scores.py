@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from italic.core.drafts import Drafts, TextDrafts
 from italic.core.errors import ProgramError, RewardError
+from italic.core.outcome import Usage
 from italic.core.protocols import Scored
 from italic.core.questions import Score
 
@@ -33,6 +34,17 @@ class Sheet:
     def fresh(self) -> Drafts:
         """The drafts that the reward must score: each different one once."""
         return self.drafts[self.first]
+
+    @property
+    def claims(self) -> set[Hashable]:
+        """The names that the reward is asked about; none where rows are scored by themselves."""
+        return set() if self.names is None else {self.names[row] for row in self.first}
+
+    def cost(self, scored: Scored | None) -> Usage:
+        """What to book for the reward's answer."""
+        calls = len(self.first)
+        tokens = 0 if scored is None else scored.tokens
+        return Usage(reward_calls=calls, reward_cached=len(self.drafts) - calls, reward_tokens=tokens)
 
     def without(self, claimed: Container[Hashable]) -> Sheet:
         """The same question, less the scores that have come in since and those that are `claimed`: on their way."""
