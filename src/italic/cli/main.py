@@ -32,6 +32,12 @@ Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or auto, for 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... for model and reward.")]
 Rows = Annotated[int | None, typer.Option(min=1, help="Rows that the model works on at once.")]
 MaxTokens = Annotated[int, typer.Option(help="Longest response, in tokens.")]
+Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
+TopK = Annotated[int, typer.Option(help="0 is off.")]
+TopP = Annotated[float, typer.Option(help="1 is off.")]
+MinP = Annotated[float, typer.Option(help="0 is off.")]
+Stop = Annotated[list[str] | None, typer.Option(help="Ends a response; may be given several times.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same answers, whatever the batch sizes.")]
 
 
@@ -83,11 +89,11 @@ def generate(
     ] = False,
     seed: Seed = 0,
     max_tokens: MaxTokens = 128,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
-    top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="0 is off.")] = 0.0,
-    stop: Annotated[list[str] | None, typer.Option(help="Ends a response; may be given several times.")] = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    stop: Stop = None,
     dtype: Dtype = None,
     device: Device = None,
     rows: Rows = None,
@@ -98,7 +104,7 @@ def generate(
     token_price: Annotated[float, typer.Option(help="Price of a million generated tokens.")] = 0.0,
     reward_price: Annotated[float, typer.Option(help="Price of a thousand scored drafts.")] = 0.0,
     driver: Annotated[str, typer.Option(help="event, or lockstep (slower, for checking).")] = "event",
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Answer prompts under a reward. The same command again goes on where it stopped."""
     from italic.cli.generate import Request, run_generate
@@ -148,15 +154,15 @@ def fit_baseline(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the baseline in --out.")] = False,
     seed: Seed = 0,
     max_tokens: MaxTokens = 128,
-    temperature: Annotated[float, typer.Option(help="As in generate.")] = 1.0,
-    top_k: Annotated[int, typer.Option(help="0 is off.")] = 0,
-    top_p: Annotated[float, typer.Option(help="1 is off.")] = 1.0,
-    min_p: Annotated[float, typer.Option(help="0 is off.")] = 0.0,
-    stop: Annotated[list[str] | None, typer.Option(help="Ends a response; may be given several times.")] = None,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    stop: Stop = None,
     dtype: Dtype = None,
     device: Device = None,
     rows: Rows = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Learn a value and a Chernoff baseline, to be used with --method chernoff:baseline=DIRECTORY."""
     from italic.cli.fit import FitRequest, build_fit, run_fit
