@@ -101,7 +101,7 @@ def log_proper_weight(b: Values, second: NDArray[np.integer], f: Values) -> Valu
     """
     if np.any(second < 2):
         raise ValueError("the second acceptance cannot come before the second draw")
-    return np.asarray(b - np.log(second - 1) + np.maximum(f - b, 0.0))
+    return np.asarray(np.maximum(b, f) - np.log(second - 1))
 
 
 class Certified(NamedTuple):

@@ -9,18 +9,43 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from italic.core.errors import OutOfBudget, RewardError
 from italic.core.keys import Key, Seeds
-from italic.core.questions import Asking
+from italic.core.protocols import Task
+from italic.core.questions import Asking, extend, score
+from italic.core.sampling import Until
+from italic.laws.clipping import log_proper_weight
 from italic.laws.weights import gumbel
 from italic.methods._rows import Rows, children, ranked, replaced
+from italic.values.kinds import Value
 
 Nats: TypeAlias = NDArray[np.float64]
+
+
+class Plan(NamedTuple):
+    """What a step is. beta: of the tilt. block: its length in steps, value: of its ends; None: the whole response."""
+
+    beta: float
+    block: int | None
+    value: Value | None
+
+    def propose(self, task: Task, states: Any, rows: Rows, seeds: Seeds) -> Asking[tuple[Any, Nats]]:
+        """Proposals from the states at rows [k], one a seed [k]: drafts, and their log-weights f, nats [k].
+
+        They are a block more of a state; a whole response starts from nothing, so its proposals do.
+        """
+        if self.value is None:
+            drafts = yield from extend(task.begin(seeds))
+            return drafts, (yield from score(drafts, strict=False)) / self.beta
+        drafts = yield from extend(states[rows].reseed(seeds), Until(steps=self.block))
+        return drafts, (yield from self.value.of(drafts, self.beta)) / self.beta
+
+
 Propose: TypeAlias = Callable[[Rows, Seeds], Asking[tuple[Any, Nats]]]
 """Proposals from the states at rows [k], one a seed [k]: drafts, and their log-weights f, nats [k], NaN if missing."""
 
@@ -112,7 +137,7 @@ class _Progress:
                 hint="Try the reward on this prompt alone: `italic doctor` shows what it answers.",
             )
         numbers, tested = (np.concatenate(parts) for parts in zip(*self.tested, strict=True))
-        log_weights = np.maximum(self.b, self.f) - np.log(np.maximum(self.draws - 1, 1))
+        log_weights = log_proper_weight(self.b, np.maximum(self.draws, 2), self.f)
         return Taken(
             drafts=self.drafts,
             f=self.f,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from italic.core.drafts import Drafts
 from italic.core.errors import RewardError
 from italic.core.protocols import Task
-from italic.values.kinds import Value
+from italic.values.kinds import Value, build_value
 
 D = TypeVar("D", bound=Drafts)
 
@@ -55,6 +55,6 @@ def first_scored(rewards: NDArray[np.float64], task: Task) -> int:
     return int(scored[0])
 
 
-def steered_needs(value: Value) -> frozenset[str]:
+def steered_needs(value: str | Value) -> frozenset[str]:
     """What a method needs that goes on from unfinished drafts by their values."""
-    return frozenset({"resume"}) | value.needs
+    return frozenset({"resume"}) | build_value(value).needs

@@ -11,22 +11,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 
 from italic.core.errors import UsageError
-from italic.core.keys import Key, Seeds
+from italic.core.keys import Key
 from italic.core.outcome import Outcome
 from italic.core.protocols import Paper, Task
-from italic.core.questions import Asking, extend, note, score
-from italic.core.sampling import Until
+from italic.core.questions import Asking, note
 from italic.laws.chernoff import quantile, sharp
-from italic.methods._clipped import Nats, Propose, clipped_step
+from italic.methods._clipped import Nats, Plan, Propose, clipped_step
 from italic.methods._evidence import Evidence
-from italic.methods._rows import Rows, replaced
+from italic.methods._rows import replaced
 from italic.values.fitted import Fitted
 from italic.values.kinds import Value, build_value
 
@@ -36,14 +35,6 @@ TV = 0.05
 """The total variation aimed at, if nothing is said."""
 DRAWS = 64
 """The proposals of a pilot, if nothing is said."""
-
-
-class Plan(NamedTuple):
-    """What a step is. beta: of the tilt. block: its length in steps, value: of its ends; None: the whole response."""
-
-    beta: float
-    block: int | None
-    value: Value | None
 
 
 @dataclass(frozen=True)
@@ -169,7 +160,7 @@ class Chernoff:
             if not len(rows):
                 break
             key, states, before = task.key.at("step", step), drafts[rows], values[rows]
-            propose = self._proposer(task, states)
+            propose = partial(self.plan.propose, task, states)
             b = yield from self._baseline(key, states, before, propose, steps)
             taken = yield from clipped_step(
                 propose,
@@ -195,19 +186,6 @@ class Chernoff:
             certificate=evidence.certificate(whole=block is None),
             complete=taken.complete,
         )
-
-    def _proposer(self, task: Task, states: Any) -> Propose:
-        """Proposals are a block more of a state; whole responses start from nothing, so their proposals do."""
-        beta, block, value = self.plan
-
-        def propose(rows: Rows, seeds: Seeds) -> Asking[tuple[Any, Nats]]:
-            if value is None:
-                drafts = yield from extend(task.begin(seeds))
-                return drafts, (yield from score(drafts, strict=False)) / beta
-            drafts = yield from extend(states[rows].reseed(seeds), Until(steps=block))
-            return drafts, (yield from value.of(drafts, beta)) / beta
-
-        return propose
 
     def _baseline(self, key: Key, states: Any, values: Nats, propose: Propose, steps: int) -> Asking[Nats]:
         """The baseline of each state, nats [k]."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -54,20 +53,16 @@ class Smc:
             raise UsageError(f"smc with beta={self.beta}", hint="Give a positive number: smc:beta=1.")
         if not 0 <= self.ess <= 1:
             raise UsageError(f"smc with ess={self.ess}", hint="Give a share of the particles from 0 to 1: smc:ess=0.5.")
-        _ = self.steering
-
-    @cached_property
-    def steering(self) -> Value:
-        """The value, built from its spec."""
-        return build_value(self.value)
+        build_value(self.value)
 
     @property
     def needs(self) -> frozenset[str]:
         """To go on from unfinished drafts, and what the value needs."""
-        return steered_needs(self.steering)
+        return steered_needs(self.value)
 
     def run(self, task: Task) -> Asking[Outcome]:
         drafts: Any = task.start(self.n * self.particles)
+        steering = build_value(self.value)
         values = np.zeros(len(drafts))
         log_weights = np.zeros((self.n, self.particles))
         step = 0
@@ -75,7 +70,7 @@ class Smc:
             key, rows = task.key.at("step", step), np.flatnonzero(~drafts.done)
             seeds = key.at("grow").seeds(rows)
             grown = yield from extend(drafts[rows].reseed(seeds), Until(steps=self.block))
-            worth = yield from self.steering.of(grown, self.beta)
+            worth = yield from steering.of(grown, self.beta)
             with np.errstate(invalid="ignore"):
                 gained = log_weights.flat[rows] + (worth - values[rows]) / self.beta
             log_weights.flat[rows] = np.where(np.isnan(gained), -np.inf, gained)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -50,20 +49,16 @@ class Svdd:
             raise UsageError(
                 f"svdd with alpha={self.alpha}", hint="Give 0 (the best child) or a positive number: svdd:alpha=1."
             )
-        _ = self.steering
-
-    @cached_property
-    def steering(self) -> Value:
-        """The value, built from its spec."""
-        return build_value(self.value)
+        build_value(self.value)
 
     @property
     def needs(self) -> frozenset[str]:
         """To go on from unfinished drafts, and what the value needs."""
-        return steered_needs(self.steering)
+        return steered_needs(self.value)
 
     def run(self, task: Task) -> Asking[Outcome]:
         drafts: Any = task.start(self.n)
+        steering = build_value(self.value)
         values = np.full(self.n, np.nan)
         step = 0
         while not np.all(drafts.done):
@@ -71,7 +66,7 @@ class Svdd:
             key, numbers = task.key.at("step", step), children(rows, np.arange(self.children))
             forks = drafts[np.repeat(rows, self.children)].reseed(key.at("child").seeds(numbers))
             grown = yield from extend(forks, Until(steps=self.block))
-            worth = yield from self.steering.of(grown, self.alpha or 1.0)
+            worth = yield from steering.of(grown, self.alpha or 1.0)
             height = gumbel(worth / self.alpha, key.at("keep").uniform(numbers)) if self.alpha else worth
             height = ranked(height).reshape(len(rows), self.children)
             kept = np.arange(len(rows)) * self.children + height.argmax(axis=1)

@@ -19,21 +19,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from italic.core.errors import RunError, UsageError
-from italic.core.keys import Seeds
 from italic.core.protocols import Task
-from italic.core.questions import Asking, embed, extend, score
-from italic.core.sampling import Until
+from italic.core.questions import Asking, embed
 from italic.laws.chernoff import conformal
 from italic.laws.clipping import clipped_step
 from italic.laws.weights import log_mean_exp
 from italic.methods import _clipped as clipped
-from italic.methods._rows import Rows, children, replaced
+from italic.methods._rows import children, replaced
 from italic.train.regression import Loss, Recipe, Regressor, check_loss, fit, stack
 from italic.train.value import Curriculum, learn_value, waves
 from italic.values.fitted import LEARNED, Fitted, Kind, told
@@ -206,14 +205,14 @@ class _Fit:
 
     def _pairs(self, chains: Sequence[Chain], block: int, what: str) -> Asking[Pairs]:
         """`proposals` fresh proposals from every unfinished state."""
-        m, embeds = self.settings.proposals, self.settings.kind != "conformal"
+        m, embeds, plan = self.settings.proposals, self.settings.kind != "conformal", self.plan
 
         def draw(chain: Chain) -> Asking[Pairs]:
             rows = np.flatnonzero(~chain.drafts.done)
             states, values = chain.drafts[rows], chain.values[rows] / self.settings.beta
             features = (yield from embed(states)) if embeds else np.zeros((len(rows), 0))
             seeds = chain.task.key.at(what, block).seeds(children(rows, np.arange(m)))
-            _, f = yield from self._propose(chain, states, np.repeat(np.arange(len(rows)), m), seeds)
+            _, f = yield from plan.propose(chain.task, states, np.repeat(np.arange(len(rows)), m), seeds)
             return Pairs(f.reshape(-1, m), values, features, self.settings.block is not None)
 
         going = [chain for chain in chains if not np.all(chain.drafts.done)]
@@ -228,7 +227,7 @@ class _Fit:
 
     def push(self, chains: Sequence[Chain], block: int) -> Asking[list[Chain]]:
         """The states a block on, by the baseline as far as it is fitted."""
-        fitted, beta = self.fitted(), self.settings.beta
+        fitted, plan = self.fitted(), self.plan
 
         def go_on(chain: Chain) -> Asking[tuple[Chain, int]]:
             rows = np.flatnonzero(~chain.drafts.done)
@@ -236,7 +235,7 @@ class _Fit:
                 return chain, 0
             states, values = chain.drafts[rows], chain.values.copy()
             taken = yield from clipped.clipped_step(
-                lambda at, seeds: self._propose(chain, states, at, seeds),
+                partial(plan.propose, chain.task, states),
                 (yield from fitted.at(states, values[rows])),
                 rows,
                 chain.task.key.at("push", block),
@@ -245,21 +244,17 @@ class _Fit:
                 proper=False,
                 partial=False,
             )
-            values[rows] = taken.f * beta
+            values[rows] = taken.f * plan.beta
             return Chain(chain.task, replaced(chain.drafts, rows, taken.drafts), values), int(taken.draws.sum())
 
         moved = yield from waves(chains, go_on, "push", block, self.blocks)
         self.spent += sum(count for _, count in moved)
         return [chain for chain, _ in moved]
 
-    def _propose(self, chain: Chain, states: Any, rows: Rows, seeds: Seeds) -> Asking[tuple[Any, Array]]:
-        """Proposals from the states at `rows`, and their log-weights f; a whole response starts afresh."""
-        value, beta = self.settings.steering(self.worth), self.settings.beta
-        if value is None:
-            drafts = yield from extend(chain.task.begin(seeds))
-            return drafts, (yield from score(drafts, strict=False)) / beta
-        drafts = yield from extend(states[rows].reseed(seeds), Until(steps=self.settings.block))
-        return drafts, (yield from value.of(drafts, beta)) / beta
+    @property
+    def plan(self) -> clipped.Plan:
+        """What a step is, as the method that will use the fit has it."""
+        return clipped.Plan(self.settings.beta, self.settings.block, self.settings.steering(self.worth))
 
     def fitted(self) -> Fitted:
         """What has been fitted so far."""
