@@ -132,7 +132,7 @@ class Tree:
 
     def task(self, seed: int) -> Task:
         """The prompt, with that seed's randomness."""
-        return Task(self.prompt, Key(seed), lambda seeds: self.model.start(self.prompt, seeds, self.sampling))
+        return Task(self.prompt, Key(seed), lambda seeds, _=None: self.model.start(self.prompt, seeds, self.sampling))
 
     def drive(self, method: Method, seed: int) -> Outcome:
         """Run a method; rewards are looked up, so that 20,000 rows cost little."""

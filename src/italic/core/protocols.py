@@ -5,7 +5,7 @@ A method declares what it `needs`, a model what it `offers`; `check` refuses a m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -28,6 +28,8 @@ ABILITIES = {
     "latents": "drafts are points of a space",
     "preview": "guess how an unfinished draft will end",
     "embed": "describe a draft by the model's own features",
+    "likelihood": "tell how likely and how uncertain each token of a draft was",
+    "likeliest": "list the likeliest next tokens of a draft",
     "partial": "the reward's scores of unfinished drafts mean something",
 }
 """What a method or a reward may need. A reward with `partial` set offers the last, a model offers the others."""
@@ -43,13 +45,19 @@ class Paper:
     year: int
 
 
+class Begin(Protocol):
+    """Makes one empty draft a seed, sampled as the run says, or as `sampling` does."""
+
+    def __call__(self, seeds: Seeds, sampling: Sampling | None = None) -> Drafts: ...
+
+
 @dataclass(frozen=True)
 class Task:
     """One prompt, as a method sees it. `start(n)` gives n empty drafts; `key` names this prompt's randomness."""
 
     prompt: Prompt
     key: Key
-    begin: Callable[[Seeds], Drafts]
+    begin: Begin
 
     def start(self, n: int, *path: str | int) -> Any:
         """n empty drafts with seeds of their own: those of `key.at("start", *path)`.
@@ -132,6 +140,40 @@ class Embedding(Model, Protocol):
     """A model that offers `embed`: features, a row each, that depend on the row's prompt and state alone."""
 
     def embed(self, batches: Sequence[Drafts]) -> list[Embedded]: ...
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """What the model's own law (temperature 1, whole vocabulary) says of one batch of drafts, and what it cost.
+
+    logprobs: float64 [n, L], the log-probability of each token of each response; entropies: float64 [n, L], nats, of the
+    law it was drawn from, before it was; L = the longest row, both padded with NaN.
+    """
+
+    logprobs: NDArray[np.float64]
+    entropies: NDArray[np.float64]
+    spent: Spent = Spent()
+
+
+class Weighing(Model, Protocol):
+    """A model that offers `likelihood`: numbers, a row each, that depend on the row alone."""
+
+    def likelihood(self, batches: Sequence[Drafts]) -> list[Weighed]: ...
+
+
+@dataclass(frozen=True)
+class Fanned:
+    """The children of one batch of drafts: each a token longer. parents: int64 [m], the row that each child is of."""
+
+    drafts: Drafts
+    parents: NDArray[np.int64]
+    spent: Spent = Spent()
+
+
+class Fanning(Model, Protocol):
+    """A model that offers `likeliest`: for each unfinished row its at most k likeliest next tokens, likeliest first."""
+
+    def likeliest(self, batches: Sequence[tuple[Drafts, int]]) -> list[Fanned]: ...
 
 
 class Session(Protocol):

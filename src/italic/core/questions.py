@@ -71,6 +71,31 @@ class Embed:
 
 
 @dataclass(frozen=True)
+class Likelihood:
+    """How likely, and how uncertain, each token was under the model's own law. Answer: logprobs and entropies, each
+    float64 [n, L], nats, padded with NaN."""
+
+    drafts: Drafts
+
+
+@dataclass(frozen=True)
+class Likeliest:
+    """The likeliest next tokens. Answer: drafts, a token longer, and int64 [m], the row that each of them is a child of.
+
+    Each unfinished row has at most k children, those of its k likeliest tokens under the model's own law (temperature 1,
+    whole vocabulary; tokens of probability 0 left out), the likeliest first, the first of equals; finished rows have
+    none. A child's last log-probability is that of this law, its seed is its parent's.
+    """
+
+    drafts: Drafts
+    k: int
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ProgramError(f"the {self.k} likeliest next tokens", hint="Ask for 1 or more.")
+
+
+@dataclass(frozen=True)
 class Together:
     """Run several sub-methods at once. Answer: their results, in order.
 
@@ -89,8 +114,8 @@ class Note:
     values: Mapping[str, Any] = field(default_factory=dict)
 
 
-Aside: TypeAlias = Preview | Embed
-"""A question to the model that makes nothing longer."""
+Aside: TypeAlias = Preview | Embed | Likelihood | Likeliest
+"""A question to the model that draws nothing."""
 
 Question: TypeAlias = Extend | Score | Aside | Together | Note
 Asking: TypeAlias = Generator[Question, Any, T]
@@ -127,6 +152,18 @@ def preview(drafts: D) -> Asking[D]:
 def embed(drafts: Drafts) -> Asking[NDArray[np.float64]]:
     """The model's own features of each row: float64 [n, d]. Needs the ability `embed`."""
     answer: NDArray[np.float64] = yield Embed(drafts)
+    return answer
+
+
+def likelihood(drafts: Drafts) -> Asking[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Log-probabilities of the rows' tokens and the entropies before them: see `Likelihood`. Needs that ability."""
+    answer: tuple[NDArray[np.float64], NDArray[np.float64]] = yield Likelihood(drafts)
+    return answer
+
+
+def likeliest(drafts: D, k: int) -> Asking[tuple[D, NDArray[np.int64]]]:
+    """The children of the rows by their k likeliest tokens, and whose they are: see `Likeliest`. Needs that ability."""
+    answer: tuple[D, NDArray[np.int64]] = yield Likeliest(drafts, k)
     return answer
 
 

@@ -18,7 +18,7 @@ class Sampling:
 
     Names and order as in Transformers' `GenerationConfig`; the default is the model's own law, untruncated.
     temperature 0 is greedy. `stop` strings end a response and are not part of it. `max_tokens` counts the
-    response's tokens, the end-of-sequence token included.
+    response's tokens, the end-of-sequence token included. With `ignore_eos` that token ends nothing.
     """
 
     max_tokens: int = 128
@@ -27,6 +27,7 @@ class Sampling:
     top_p: float = 1.0
     min_p: float = 0.0
     stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1:

@@ -119,6 +119,10 @@ class ToyModel:
         return texts
 
     def start(self, prompt: Prompt, seeds: Seeds, sampling: Sampling) -> TextDrafts:
+        if sampling.ignore_eos:
+            raise UsageError(
+                "the toy model has nothing to say after its end symbol", hint="Leave ignore_eos (exact=true) out."
+            )
         return TextDrafts.empty(prompt, sampling, self.codec, self.codec.encode(prompt), seeds)
 
     def extend(self, jobs: Sequence[Extend]) -> list[Grown]:

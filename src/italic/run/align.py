@@ -64,8 +64,8 @@ def make_tasks(prompts: Sequence[Prompt], model: Model, seed: int, sampling: Sam
     root = Key(seed)
 
     def task(prompt: Prompt) -> Task:
-        def begin(seeds: Seeds) -> Any:
-            return model.start(prompt, seeds, sampling)
+        def begin(seeds: Seeds, other: Sampling | None = None) -> Any:
+            return model.start(prompt, seeds, sampling if other is None else other)
 
         return Task(prompt, root.at(prompt.id), begin)
 

@@ -16,7 +16,7 @@ class Board:
     size: tokens so far. start: those of the prompt. entered: size when the row came in. limit: size at which the
     extension is over. tested: size from which the entropy is tested. threshold: entropy that ends the extension, inf
     for none. fed: positions this row has cost. seeds: its noise. law, stop: indices of its law and its stop strings.
-    growing: whether there is a row. ticket: number of its ticket. row: index in the ticket's drafts.
+    ends: whether the end-of-sequence token ends it. growing: whether there is a row. ticket: number of its ticket. row: index in the ticket's drafts.
     """
 
     tokens: NDArray[np.int32]
@@ -31,6 +31,7 @@ class Board:
     seeds: NDArray[np.uint64]
     law: NDArray[np.int64]
     stop: NDArray[np.int64]
+    ends: NDArray[np.bool_]
     growing: NDArray[np.bool_]
     ticket: NDArray[np.int64]
     row: NDArray[np.int64]
@@ -55,6 +56,7 @@ class Board:
             seeds=np.zeros(rows, dtype=np.uint64),
             law=zeros(),
             stop=zeros(),
+            ends=np.ones(rows, dtype=np.bool_),
             growing=np.zeros(rows, dtype=np.bool_),
             ticket=zeros(),
             row=zeros(),

@@ -149,7 +149,8 @@ class TransformersSession:
         board.threshold[lane] = ticket.threshold
         board.fed[lane] = 0
         board.seeds[lane] = ticket.drafts.seeds[index]
-        board.law[lane] = self._laws.setdefault(replace(sampling, max_tokens=1, stop=()), len(self._laws))
+        board.law[lane] = self._laws.setdefault(replace(sampling, max_tokens=1, stop=(), ignore_eos=False), len(self._laws))
+        board.ends[lane] = not sampling.ignore_eos
         board.stop[lane] = self._stops.setdefault(sampling.stop, len(self._stops))
         board.ticket[lane] = ticket.number
         board.row[lane] = index
@@ -168,7 +169,7 @@ class TransformersSession:
         board.logps[lanes, size] = logps
         board.size[lanes] = size = size + 1
         self._generated += len(lanes)
-        ended = self._model.stops.ends[ids]
+        ended = self._model.stops.ends[ids] & board.ends[lanes]
         full = size >= board.limit[lanes]
         suspect = self._suspects(lanes, ids)
         for i in np.flatnonzero(ended | full | suspect):
