@@ -21,7 +21,7 @@ from italic.rewards.toy import ToyReward
 def test_help_names_every_command(italic) -> None:
     said = italic("--help")
     assert said.code == 0
-    for command in ("demo", "generate", "methods", "models", "rewards", "doctor", "cite", "export"):
+    for command in ("demo", "generate", "calibrate", "methods", "models", "rewards", "doctor", "cite", "export"):
         assert command in said.out
 
 

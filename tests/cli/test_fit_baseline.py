@@ -111,6 +111,10 @@ def test_bad_prompts(italic, tmp_path: Path) -> None:
     said = italic("fit-baseline", tmp_path / "bad.jsonl", *PAIR, "--out", tmp_path / "head")
     assert said.code == 2
     assert "line 2" in said.err
+    assert "--skip-bad to run the other 1 prompts" in said.err
+    said = italic("fit-baseline", tmp_path / "bad.jsonl", *PAIR, *QUICK, "--out", tmp_path / "rest", "--skip-bad")
+    assert said.code == 0
+    assert "left out: line 2" in said.err
     (tmp_path / "empty.jsonl").write_text("")
     said = italic("fit-baseline", tmp_path / "empty.jsonl", *PAIR, "--out", tmp_path / "head")
     assert said.code == 2

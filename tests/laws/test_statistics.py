@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from italic.laws.statistics import chi_square, mean_interval
+from italic.laws.statistics import chi_square, mean_interval, spearman, weighted_mean
 
 
 def test_chi_square_as_scipy_has_it():
@@ -44,6 +44,41 @@ def test_mean_interval_covers_as_often_as_it_says():
     assert mean_interval(np.array([2.0])) == (2.0, -np.inf, np.inf)
 
 
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_spearman_as_scipy_has_it(levels):
+    rng = np.random.default_rng(levels)
+    for n in (3, 4, 8, 50):
+        x, noise = rng.integers(levels, size=(2, n)) / 3
+        for y in (noise, x + noise, -x):
+            if len(set(x)) > 1 and len(set(y)) > 1:
+                assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+
+
+def test_spearman_at_the_edges():
+    x = np.array([-np.inf, 0.0, 2.0, np.inf])
+    assert spearman(x, np.arange(4.0)) == 1
+    assert spearman(x, -x) == -1
+    for constant in (np.zeros(4), np.full(4, np.inf), np.full(4, 0.1)):
+        assert np.isnan(spearman(x, constant))
+        assert np.isnan(spearman(constant, x))
+    assert np.isnan(spearman(np.array([1.0]), np.array([2.0])))
+    assert np.isnan(spearman(np.array([]), np.array([])))
+
+
+def test_a_weighted_mean_and_its_error():
+    rng = np.random.default_rng(2)
+    values = rng.normal(size=30)
+    even = weighted_mean(values, np.full(30, 3.0))
+    assert even == (pytest.approx(values.mean()), pytest.approx(stats.sem(values)))
+    assert weighted_mean(np.array([2.0, 5.0]), np.array([2.0, 1.0])).mean == pytest.approx(3)
+    weights = rng.integers(1, 9, size=12)
+    found = [weighted_mean(1 + rng.normal(size=12) / np.sqrt(weights), weights) for _ in range(4000)]
+    means, errors = np.array(found).T
+    assert np.mean(errors**2) == pytest.approx(np.var(means), rel=0.1)
+    one, none = weighted_mean(np.array([2.0]), np.array([3.0])), weighted_mean(np.zeros(0), np.zeros(0))
+    assert (one.mean, np.isnan(one.error), np.isnan(none.mean), np.isnan(none.error)) == (2, True, True, True)
+
+
 @pytest.mark.parametrize(
     "call",
     [
@@ -51,6 +86,9 @@ def test_mean_interval_covers_as_often_as_it_says():
         lambda: chi_square(np.array([0]), np.array([1.0])),
         lambda: mean_interval(np.array([])),
         lambda: mean_interval(np.array([1.0]), 1.0),
+        lambda: spearman(np.zeros(2), np.zeros(3)),
+        lambda: spearman(np.array([0.0, np.nan]), np.zeros(2)),
+        lambda: spearman(np.zeros(2), np.array([0.0, np.nan])),
     ],
 )
 def test_refusals(call):

@@ -12,14 +12,14 @@ import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from italic.cli.pair import build_pair
+from italic.cli.prompts import given_prompts
 from italic.cli.show import remark, side, summary
-from italic.core.errors import InputError, UsageError
+from italic.core.errors import UsageError
 from italic.core.questions import Note
 from italic.core.sampling import Sampling
 from italic.methods.chernoff import TV
 from italic.run.align import make_tasks
 from italic.run.conclude import conclude
-from italic.run.inputs import read_prompts
 from italic.run.ledger import Ledger
 from italic.train.baseline import FitBaseline, fit_baseline
 from italic.train.regression import check_loss
@@ -49,6 +49,7 @@ class FitRequest:
     options: Mapping[str, Any]
     out: str
     overwrite: bool
+    skip_bad: bool
     seed: int
     quiet: bool
 
@@ -95,14 +96,10 @@ def run_fit(request: FitRequest) -> None:
         raise UsageError(f"{request.out} exists", hint="Give another --out, or --overwrite to replace it.")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / SETTINGS).is_file():
         raise UsageError(f"{request.out} is not a fitted baseline", hint="Give another --out: it would be replaced.")
-    read = read_prompts(request.source)
-    if read.problems:
-        raise InputError("\n  ".join(read.problems[:10]), hint="Mend these lines.")
-    if not read.good:
-        raise InputError(f"no prompts in {request.source}", hint="Give at least one line with `prompt` or `messages`.")
+    prompts = given_prompts(request.source, skip_bad=request.skip_bad)
     model, reward = build_pair(request.model, request.reward, request.options, request.settings)
     ledger = Ledger()
-    tasks = make_tasks(read.good, model, request.seed, request.sampling)
+    tasks = make_tasks(prompts, model, request.seed, request.sampling)
     with _meter(request.quiet) as listen:
         asking = fit_baseline(tasks, request.settings, (model.name, reward.name))
         fitted = conclude(asking, model, reward, ledger, listen)

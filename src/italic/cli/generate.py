@@ -12,9 +12,11 @@ from typing import Any
 
 from italic import __version__
 from italic.cli.pair import build_pair
+from italic.cli.prompts import given_prompts, recorded
 from italic.cli.show import progress_bar, remark, summary
+from italic.cli.trace import Trace, check_plotting
 from italic.core.drafts import Drafts, TextDrafts
-from italic.core.errors import InputError, Interrupted, UsageError
+from italic.core.errors import Interrupted, UsageError
 from italic.core.latents import LatentDrafts
 from italic.core.prompt import Prompt
 from italic.core.protocols import Method, Model, Reward
@@ -22,7 +24,6 @@ from italic.core.sampling import Sampling
 from italic.core.spec import build_method, method_name, method_spec
 from italic.run.align import stream
 from italic.run.desk import Result
-from italic.run.inputs import Prompts, collect, read_prompts
 from italic.run.ledger import Budget, Ledger
 from italic.run.record import Record, plain
 
@@ -45,24 +46,30 @@ class Request:
     skip_bad: bool
     seed: int
     driver: str
+    trace: str | None
     quiet: bool
 
 
 def run_generate(request: Request) -> None:
     """Carry out `italic generate`. Raises ItalicError; what was written stays written."""
-    read = _read(request)
+    prompts = given_prompts(request.source, request.texts, skip_bad=request.skip_bad)
     method = build_method(request.method)
+    if request.trace:
+        check_plotting()
     settings = _settings(request, method)
     model, reward = build_pair(request.model, request.reward, request.options, method)
     record = Record(Path(request.out), settings, overwrite=request.overwrite) if request.out else None
     with record or nullcontext():
-        rest = [prompt for prompt in read.good if record is None or not _have(record, prompt)]
+        rest = [prompt for prompt in prompts if record is None or not recorded(record, prompt)]
         if record is not None and record.lines:
             remark(f"{len(record.lines)} prompts are in {request.out} already, {len(rest)} to go")
         if rest:
-            _run(request, method, model, reward, rest, record, total=len(read.good))
+            resumed = record is not None and bool(record.lines)
+            trace = Trace(Path(request.trace), resumed=resumed) if request.trace else None
+            with trace or nullcontext():
+                _run(request, method, model, reward, rest, record, trace, total=len(prompts))
         if record is not None:
-            record.arrange([prompt.id for prompt in read.good])
+            record.arrange([prompt.id for prompt in prompts])
 
 
 def _run(
@@ -72,6 +79,7 @@ def _run(
     reward: Reward,
     rest: Sequence[Prompt],
     record: Record | None,
+    trace: Trace | None,
     total: int,
 ) -> None:
     ledger = Ledger(request.budget)
@@ -88,6 +96,7 @@ def _run(
                 sampling=request.sampling,
                 ledger=ledger,
                 driver=request.driver,  # type: ignore[arg-type]
+                listen=None if trace is None else trace.listen,
                 progress=meter,
             ):
                 line = answer_line(result, spec, request.seed, request.candidates)
@@ -96,6 +105,8 @@ def _run(
                     sys.stdout.flush()
                 else:
                     record.append(line)
+                if trace is not None:
+                    trace.through(result.prompt)
                 meter.advance()
                 through += 1
                 incomplete += not result.outcome.complete
@@ -103,6 +114,9 @@ def _run(
         saved = f"{through + total - len(rest)} of {total} prompts are saved in {request.out}" if record else "stopped"
         raise Interrupted(saved, hint="Type the same command again to go on." if record else "") from None
     remark(summary(ledger.usage))
+    if trace is not None:
+        drawn = f", {len(trace.pictures)} pictures beside it" if trace.pictures else ""
+        remark(f"the trace is in {trace.folder / 'trace.jsonl'}{drawn}")
     if incomplete or through < len(rest):
         remark(
             f"The budget ended the run: {through - incomplete} of {len(rest)} prompts are complete, {incomplete} hold "
@@ -148,25 +162,6 @@ def _shown(drafts: Drafts, row: int | None) -> dict[str, Any]:
     return {"completion": drafts.texts[row], "finish": str(drafts.reason[row])}
 
 
-def _read(request: Request) -> Prompts:
-    if (request.source is None) == (not request.texts):
-        raise UsageError(
-            "no prompts" if not request.texts else "both a file and --prompt", hint="Give PROMPTS or --prompt."
-        )
-    read = read_prompts(request.source) if request.source else collect(enumerate(request.texts, 1))
-    if read.problems and not request.skip_bad:
-        shown = "\n  ".join(read.problems[:10]) + ("\n  ..." if len(read.problems) > 10 else "")
-        raise InputError(
-            f"{len(read.problems)} bad lines in {request.source}:\n  {shown}",
-            hint=f"Mend them, or add --skip-bad to run the other {len(read.good)} prompts.",
-        )
-    for problem in read.problems:
-        remark(f"left out: {problem}")
-    if not read.good:
-        raise InputError(f"no prompts in {request.source}", hint="Give at least one line with `prompt` or `messages`.")
-    return read
-
-
 def _settings(request: Request, method: Method) -> dict[str, Any]:
     return {
         "italic": __version__,
@@ -178,18 +173,3 @@ def _settings(request: Request, method: Method) -> dict[str, Any]:
         "options": {key: value for key, value in request.options.items() if value is not None and key != "rows"},
         "candidates": request.candidates,
     }
-
-
-def _have(record: Record, prompt: Prompt) -> bool:
-    line = record.lines.get(prompt.id)
-    if line is None:
-        return False
-    same = line.get("prompt") == prompt.text
-    if prompt.messages is not None:
-        same = line.get("messages") == plain(prompt.messages)
-    if not same:
-        raise UsageError(
-            f"prompt {prompt.id!r} in {record.path} is another text than now",
-            hint="Give the prompts ids of their own, use another --out, or --overwrite to start anew.",
-        )
-    return True

@@ -37,6 +37,7 @@ TopK = Annotated[int, typer.Option(help="0 is off.")]
 TopP = Annotated[float, typer.Option(help="1 is off.")]
 MinP = Annotated[float, typer.Option(help="0 is off.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Ends a response; may be given several times.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed lines and run the rest.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same answers, whatever the batch sizes.")]
 
@@ -83,7 +84,7 @@ def generate(
     out: Annotated[str | None, typer.Option("--out", "-o", help="JSONL file; resumed if there.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Start anew if --out exists.")] = False,
     candidates: Annotated[bool, typer.Option("--candidates", help="Write all drafts and their rewards too.")] = False,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed lines and run the rest.")] = False,
+    skip_bad: SkipBad = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="Continue `prompt` texts as they are, without a chat template.")
     ] = False,
@@ -104,6 +105,9 @@ def generate(
     token_price: Annotated[float, typer.Option(help="Price of a million generated tokens.")] = 0.0,
     reward_price: Annotated[float, typer.Option(help="Price of a thousand scored drafts.")] = 0.0,
     driver: Annotated[str, typer.Option(help="event, or lockstep (slower, for checking).")] = "event",
+    trace: Annotated[
+        str | None, typer.Option(help="Directory: what the method says of itself, and pictures of cascades.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Answer prompts under a reward. The same command again goes on where it stopped."""
@@ -127,6 +131,60 @@ def generate(
             skip_bad=skip_bad,
             seed=seed,
             driver=driver,
+            trace=trace,
+            quiet=quiet,
+        )
+    )
+
+
+@app.command()
+def calibrate(
+    prompts: Annotated[str, typer.Argument(help="Prompts like those to be answered: .jsonl, .parquet, hub.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Parquet file to write; gone on with if interrupted.")],
+    model: ModelOption = "demo",
+    reward: RewardOption = "demo",
+    samples: Annotated[int, typer.Option(help="Responses a prompt.")] = 8,
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="Tokens after which responses are scored too; 8,16,32,64,96 for up to 128 tokens."),
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue `prompt` texts as they are.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the calibration in --out.")] = False,
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 1.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
+    min_p: MinP = 0.0,
+    stop: Stop = None,
+    dtype: Dtype = None,
+    device: Device = None,
+    rows: Rows = None,
+    budget_tokens: Annotated[int | None, typer.Option(help="At most so many generated tokens.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw reference responses and tell which reward to aim at, where segments end, and whether they can be judged."""
+    from italic.cli.calibrate import CalibrateRequest, run_calibrate
+    from italic.core.sampling import Sampling
+    from italic.run.ledger import Budget
+
+    run_calibrate(
+        CalibrateRequest(
+            source=prompts,
+            model=model,
+            reward=reward,
+            samples=samples,
+            lengths=lengths,
+            sampling=Sampling(max_tokens, temperature, top_k, top_p, min_p, tuple(stop or ())),
+            budget=Budget(tokens=budget_tokens),
+            options={"dtype": dtype, "device": device, "rows": rows, "chat": "never" if raw else None},
+            out=out,
+            overwrite=overwrite,
+            skip_bad=skip_bad,
+            seed=seed,
+            json=as_json,
             quiet=quiet,
         )
     )
@@ -152,6 +210,7 @@ def fit_baseline(
     loss: Annotated[str | None, typer.Option(help="Of a learned value: itakura-saito (the default) or mse.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue `prompt` texts as they are.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the baseline in --out.")] = False,
+    skip_bad: SkipBad = False,
     seed: Seed = 0,
     max_tokens: MaxTokens = 128,
     temperature: Temperature = 1.0,
@@ -178,6 +237,7 @@ def fit_baseline(
             options={"dtype": dtype, "device": device, "rows": rows, "chat": "never" if raw else None},
             out=out,
             overwrite=overwrite,
+            skip_bad=skip_bad,
             seed=seed,
             quiet=quiet,
         )

@@ -182,6 +182,10 @@ class TextDrafts:
             chars=np.where(shorter, -1, self.chars),
         )
 
+    def ended(self) -> TextDrafts:
+        """The same rows, the unfinished ones ended here, by their length."""
+        return replace(self, reason=np.where(self.done, self.reason, LENGTH))
+
     def reseed(self, seeds: Seeds) -> TextDrafts:
         if len(seeds) != len(self):
             raise ProgramError(f"{len(seeds)} seeds for {len(self)} drafts", hint="Give one seed a row.")

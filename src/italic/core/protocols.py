@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,11 @@ class Grown:
     spent: Spent
     stopped: bool = False
 
+    @property
+    def value(self) -> Drafts:
+        """What a method that asked for a preview is sent."""
+        return self.drafts
+
 
 @runtime_checkable
 class Model(Protocol):
@@ -129,6 +134,11 @@ class Embedded:
     features: NDArray[np.float64]
     spent: Spent = Spent()
 
+    @property
+    def value(self) -> NDArray[np.float64]:
+        """What a method that asked is sent."""
+        return self.features
+
 
 class Previewing(Model, Protocol):
     """A model that offers `preview`: finished guesses, a row each, that depend on the row alone."""
@@ -146,13 +156,18 @@ class Embedding(Model, Protocol):
 class Weighed:
     """What the model's own law (temperature 1, whole vocabulary) says of one batch of drafts, and what it cost.
 
-    logprobs: float64 [n, L], the log-probability of each token of each response; entropies: float64 [n, L], nats, of the
-    law it was drawn from, before it was; L = the longest row, both padded with NaN.
+    logprobs: float64 [n, L], the log-probability of each token of each response; entropies: float64 [n, L], nats, of
+    that law before each token; L = the longest row, both padded with NaN.
     """
 
     logprobs: NDArray[np.float64]
     entropies: NDArray[np.float64]
     spent: Spent = Spent()
+
+    @property
+    def value(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """What a method that asked is sent."""
+        return self.logprobs, self.entropies
 
 
 class Weighing(Model, Protocol):
@@ -163,17 +178,29 @@ class Weighing(Model, Protocol):
 
 @dataclass(frozen=True)
 class Fanned:
-    """The children of one batch of drafts: each a token longer. parents: int64 [m], the row that each child is of."""
+    """The children of one batch of drafts: each a token longer. parents: int64 [m], the row that each child is of.
+
+    spent: a token for each row that has children, however many they are: no more of them comes to be kept.
+    """
 
     drafts: Drafts
     parents: NDArray[np.int64]
     spent: Spent = Spent()
+
+    @property
+    def value(self) -> tuple[Drafts, NDArray[np.int64]]:
+        """What a method that asked is sent."""
+        return self.drafts, self.parents
 
 
 class Fanning(Model, Protocol):
     """A model that offers `likeliest`: for each unfinished row its at most k likeliest next tokens, likeliest first."""
 
     def likeliest(self, batches: Sequence[tuple[Drafts, int]]) -> list[Fanned]: ...
+
+
+Mused: TypeAlias = Grown | Embedded | Weighed | Fanned
+"""The answer to an aside; its `value` is what the method is sent."""
 
 
 class Session(Protocol):
@@ -256,7 +283,7 @@ def check(method: Method, model: Model, reward: Reward) -> None:
         raise MismatchError(
             f"{type(method).__name__} was fitted to the model {made_for[0]} with the reward {made_for[1]}, and this is "
             f"{model.name} with {reward.name}",
-            hint="Use it with that pair, or fit again to this one: italic fit-baseline.",
+            hint="Use it with that pair, or fit to this one: italic fit-baseline, italic calibrate.",
         )
     offers = model.offers | ({"partial"} if reward.partial else frozenset())
     sides = ((f"the method {type(method).__name__}", method.needs), (f"the reward {reward.name}", reward.needs))

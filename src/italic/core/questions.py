@@ -80,10 +80,10 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Likeliest:
-    """The likeliest next tokens. Answer: drafts, a token longer, and int64 [m], the row that each of them is a child of.
+    """The likeliest next tokens. Answer: drafts, a token longer, and int64 [m], the row that each is a child of.
 
-    Each unfinished row has at most k children, those of its k likeliest tokens under the model's own law (temperature 1,
-    whole vocabulary; tokens of probability 0 left out), the likeliest first, the first of equals; finished rows have
+    Each unfinished row has at most k children, those of its k likeliest tokens under the model's own law (temperature
+    1, whole vocabulary; tokens of probability 0 left out), the likeliest first, the first of equals; finished rows have
     none. A child's last log-probability is that of this law, its seed is its parent's.
     """
 

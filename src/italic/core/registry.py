@@ -96,6 +96,7 @@ EXTRAS = {
     "openai": "serve",
     "ray": "ray",
     "diffusers": "diffusion",
+    "matplotlib": "plot",
 }
 """Which extra of ours brings a library."""
 

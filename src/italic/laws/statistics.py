@@ -69,3 +69,44 @@ def mean_interval(values: NDArray[np.float64], level: float = 0.95) -> Interval:
         return Interval(mean, -math.inf, math.inf)
     half = float(stdtrit(n - 1, (1 + level) / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Interval(mean, mean - half, mean + half)
+
+
+class Mean(NamedTuple):
+    """A weighted mean and its standard error."""
+
+    mean: float
+    error: float
+
+
+def weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> Mean:
+    """The mean of independent values, float64 [n], with positive weights [n], and its standard error.
+
+    The error allows for values of unequal variance: n / (n - 1) sum(w^2 (x - mean)^2) / sum(w)^2 is its square. It is
+    NaN for one value, as the mean is for none.
+    """
+    n, total = len(values), float(weights.sum())
+    if n == 0:
+        return Mean(math.nan, math.nan)
+    mean = float(values @ weights) / total
+    if n == 1:
+        return Mean(mean, math.nan)
+    return Mean(mean, math.sqrt(n / (n - 1) * float(np.sum((weights * (values - mean)) ** 2))) / total)
+
+
+def spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Spearman's rank correlation of pairs, float64 [n] each; equals share their mean rank, infinities rank as such.
+
+    NaN if one side is constant. Raises ValueError for shapes that differ and for NaN.
+    """
+    if x.shape != y.shape or np.any(np.isnan(x)) or np.any(np.isnan(y)):
+        raise ValueError(f"a rank correlation of shapes {x.shape} and {y.shape}, or of NaN")
+    a, b = _centred_ranks(x), _centred_ranks(y)
+    scale = math.sqrt(float(a @ a) * float(b @ b))
+    return float(a @ b) / scale if scale > 0 else math.nan
+
+
+def _centred_ranks(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Twice the mid-ranks less their mean: whole numbers, so that a constant gives zeros."""
+    _, group, count = np.unique(x, return_inverse=True, return_counts=True)
+    last = np.cumsum(count)
+    return np.asarray((2 * last - count)[group] - len(x), dtype=np.float64)

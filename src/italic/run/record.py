@@ -115,16 +115,12 @@ class Record:
         begun = self.path.exists() and self.path.stat().st_size > 0
         if self.sidecar.exists():
             there = self._settings()
-            differences = [
-                f"{key}: {there.get(key)!r} there, {wanted.get(key)!r} now"
-                for key in sorted(there.keys() | wanted.keys())
-                if there.get(key) != wanted.get(key)
-            ]
-            if not differences:
+            others = differences(there, wanted)
+            if not others:
                 return
             if begun:
                 raise UsageError(
-                    f"{self.path} was begun with other settings ({'; '.join(differences)})",
+                    f"{self.path} was begun with other settings ({'; '.join(others)})",
                     hint="Use the same settings to go on, another --out, or --overwrite to start anew.",
                 )
             self._discard()
@@ -192,6 +188,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
+
+
+def differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two sets of settings, as JSON has them: one text a key."""
+    keys = sorted(there.keys() | now.keys())
+    return [f"{key}: {there.get(key)!r} there, {now.get(key)!r} now" for key in keys if there.get(key) != now.get(key)]
 
 
 def _split(data: bytes) -> tuple[list[bytes], bytes]:

@@ -1,0 +1,66 @@
+"""Reference responses, what `italic calibrate` draws: a method, so that it runs, pays and goes on as methods do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from italic.core.errors import UsageError
+from italic.core.outcome import Outcome
+from italic.core.protocols import Paper, Task
+from italic.core.questions import Asking, extend, likelihood, score, together
+
+
+@dataclass(frozen=True)
+class Reference:
+    """`samples` draws of the model, with what the model and the reward say of them; the first that is scored is chosen.
+
+    Law: the model itself. partial: score unfinished drafts as well, the empty one and those of `lengths` tokens, which
+    are in ascending order. The notes of the outcome, n = samples:
+
+        logprobs: float64 [n], nats, of the whole responses; entropies: n arrays float64, nats, one number a token.
+        prompt_reward: the score of the empty draft; partial: float64 [len(lengths), n], the scores of the first
+            tokens of each response, NaN for those that are no longer than that. NaN without `partial`.
+    """
+
+    samples: int
+    lengths: tuple[int, ...] = ()
+    partial: bool = False
+
+    papers: ClassVar[tuple[Paper, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise UsageError(f"a calibration with {self.samples} samples", hint="Give 1 or more: --samples 8.")
+        if any(a >= b for a, b in zip((0, *self.lengths), self.lengths, strict=False)):
+            raise UsageError(
+                f"a calibration at the lengths {', '.join(map(str, self.lengths))}",
+                hint="Give numbers of 1 or more in ascending order: --lengths 8,16,32.",
+            )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """`partial` depends on the parameters."""
+        return frozenset({"likelihood", "texts"}) | ({"partial"} if self.partial else frozenset())
+
+    def run(self, task: Task) -> Asking[Outcome]:
+        drafts = yield from extend(task.start(self.samples))
+        rewards = yield from score(drafts)
+        logprobs, entropies = yield from likelihood(drafts)
+        own, partial = np.full(1, np.nan), np.full((len(self.lengths), self.samples), np.nan)
+        if self.partial:
+            longer = [np.flatnonzero(drafts.steps > length) for length in self.lengths]
+            begun = [drafts[rows].cut(length) for rows, length in zip(longer, self.lengths, strict=True)]
+            unfinished = (task.start(1, "prompt"), *begun)
+            own, *found = yield from together(*(score(rows, strict=False) for rows in unfinished))
+            for scores, rows, at in zip(found, longer, partial, strict=True):
+                at[rows] = scores
+        notes = {
+            "logprobs": np.nansum(logprobs, axis=1),
+            "entropies": [row[:steps] for row, steps in zip(entropies, drafts.steps, strict=True)],
+            "prompt_reward": float(own[0]),
+            "partial": partial,
+        }
+        return Outcome(drafts, rewards, chosen=int(np.argmin(np.isnan(rewards))), notes=notes)
