@@ -7,7 +7,21 @@ from italic.core.drafts import END
 from italic.core.errors import ProgramError, UsageError
 from italic.core.keys import Key
 from italic.core.prompt import Prompt
-from italic.core.questions import Extend, Note, Score, Together, best, extend, note, score, together
+from italic.core.questions import (
+    Extend,
+    Likeliest,
+    Likelihood,
+    Note,
+    Score,
+    Together,
+    best,
+    extend,
+    likeliest,
+    likelihood,
+    note,
+    score,
+    together,
+)
 from italic.core.sampling import FINISH, Sampling, Until
 from italic.models.toy import ToyModel
 
@@ -68,6 +82,14 @@ def test_step_limits_must_fit_the_rows():
     Extend(start([1, 2]), Until(steps=(1, 4)))
     with pytest.raises(UsageError, match="3 step limits for 2 rows"):
         Extend(start([1, 2]), Until(steps=(1, 2, 3)))
+
+
+def test_the_likeliest_tokens_are_at_least_one():
+    drafts = start([1, 2])
+    assert ask(likeliest(drafts, 3)) == Likeliest(drafts, 3)
+    assert ask(likelihood(drafts)) == Likelihood(drafts)
+    with pytest.raises(ProgramError, match="the 0 likeliest next tokens"):
+        Likeliest(drafts, 0)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,11 @@ AT_ONCE = 1000
 def make_tasks(model: ToyModel, prompt: Prompt, sampling: Sampling, seed: int, n: int) -> list[Task]:
     """n tasks of one prompt, and so of one law, with randomness of their own."""
     root = Key(seed)
-    return [Task(prompt, root.at(i), lambda seeds, other=None: model.start(prompt, seeds, other or sampling)) for i in range(n)]
+
+    def begin(seeds, other=None):
+        return model.start(prompt, seeds, other or sampling)
+
+    return [Task(prompt, root.at(i), begin) for i in range(n)]
 
 
 def draw_texts(method: Method, tasks: Sequence[Task], model: ToyModel, reward: ToyReward) -> list[str]:

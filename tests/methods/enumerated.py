@@ -21,7 +21,7 @@ from italic.core.keys import Key
 from italic.core.outcome import Outcome
 from italic.core.prompt import Prompt
 from italic.core.protocols import Method, Task
-from italic.core.questions import Embed, Extend, Note, Score
+from italic.core.questions import Embed, Extend, Likeliest, Likelihood, Note, Score
 from italic.core.sampling import Sampling
 from italic.laws import finite
 from italic.laws.clipping import clipped_step
@@ -148,7 +148,11 @@ class Tree:
             elif isinstance(question, Score):
                 answer = self.r[self.node(question.drafts)]
             elif isinstance(question, Embed):
-                answer = self.model.embed([question.drafts])[0].features
+                answer = self.model.embed([question.drafts])[0].value
+            elif isinstance(question, Likelihood):
+                answer = self.model.likelihood([question.drafts])[0].value
+            elif isinstance(question, Likeliest):
+                answer = self.model.likeliest([(question.drafts, question.k)])[0].value
             else:
                 assert isinstance(question, Note)
                 answer = None

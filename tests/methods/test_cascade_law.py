@@ -22,7 +22,7 @@ from italic.models.toy import ToyModel
 from italic.run.ledger import Ledger
 from italic.run.lockstep import lockstep
 
-DRAWS, FEW, RIGHT, WRONG = 6_000, 2_000, 1e-4, 1e-12
+DRAWS, FEW, RIGHT, WRONG = 3_000, 1_200, 1e-4, 1e-12
 TREE = Tree(ToyModel(letters=3, length=3, seed=26), beta=1.0)
 LONGEST = TREE.sampling.max_tokens
 BASE = {"r_star": 1.6, "tau_u": 1.15, "beta": 0.4, "min_segment": 1, "max_segment": 3, "tries": 200, "alpha": 0.0}

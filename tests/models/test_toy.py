@@ -372,3 +372,90 @@ def test_rewards_that_cannot_be(values):
     with pytest.raises(UsageError, match="toy reward") as refusal:
         ToyReward(**values)
     assert refusal.value.hint.startswith("Give")
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_likelihoods_are_those_of_the_own_law(name):
+    """Each token's log-probability and the entropy before it, whatever the sampling, from the logits themselves."""
+    drafts = extend(start(60, SAMPLINGS[name]))
+    weighed = MODEL.likelihood([drafts])[0]
+    table = MODEL.table(drafts.prompt_tokens, drafts.sampling)
+    for i, tokens in enumerate(drafts.tokens):
+        node = 0
+        for j, token in enumerate(tokens):
+            logits = MODEL.spread * table.normal[node] + np.where(
+                np.arange(4) < 3, 0.0 if j < MODEL.length else -np.inf, 0
+            )
+            law = np.exp(logits) / np.exp(logits).sum()
+            assert weighed.logprobs[i, j] == pytest.approx(np.log(law[token]), abs=1e-12)
+            assert weighed.entropies[i, j] == pytest.approx(entropy(law), abs=1e-12)
+            node = MODEL.letters * node + 1 + token
+        assert np.isnan(weighed.logprobs[i, len(tokens) :]).all()
+        assert np.isnan(weighed.entropies[i, len(tokens) :]).all()
+    assert weighed.logprobs.shape == weighed.entropies.shape == (60, drafts.steps.max())
+    assert weighed.spent == Spent(positions=int(drafts.steps.sum()), calls=1)
+
+
+def test_likelihoods_add_up_to_the_law():
+    texts, law = MODEL.law(PROMPT, Sampling())
+    drafts = extend(start(300))
+    sums = np.nansum(MODEL.likelihood([drafts])[0].logprobs, axis=1)
+    assert np.exp(sums) == pytest.approx([law[texts.index(text)] for text in drafts.texts])
+
+
+def test_likelihoods_of_nothing():
+    empty = MODEL.likelihood([start(3), start(0), start(2)])
+    assert [w.logprobs.shape for w in empty] == [(3, 0), (0, 0), (2, 0)]
+    assert all(w.spent == Spent() for w in empty)
+    foreign = replace(extend(start(1)), ids=np.array([[0, 1, 2, 0, 1]], dtype=np.int32), steps=np.array([5]))
+    assert MODEL.likelihood([foreign])[0].logprobs[0, 4] == -np.inf, "no letter is left at full length"
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 9])
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_the_likeliest_tokens(name, k):
+    drafts = extend(start(40, SAMPLINGS[name]), Until(steps=tuple(1 + i % 5 for i in range(40))))
+    fanned = MODEL.likeliest([(drafts, k)])[0]
+    table = MODEL.table(drafts.prompt_tokens, drafts.sampling)
+    expected = []
+    for i in np.flatnonzero(~drafts.done):
+        node = MODEL.node(drafts.ids[[i]])[0]
+        ranked = sorted((t for t in range(4) if table.own[node, t] > 0), key=lambda t: -table.own[node, t])[:k]
+        expected += [(i, t, np.float32(np.log(table.own[node, t]))) for t in ranked]
+    assert fanned.parents.tolist() == [i for i, *_ in expected]
+    assert [t[-1] for t in fanned.drafts.tokens] == [t for _, t, _ in expected]
+    assert [p[-1] for p in fanned.drafts.logprobs] == [p for *_, p in expected]
+    n = int(np.sum(~drafts.done))
+    assert fanned.spent == Spent(tokens=n, positions=n, calls=min(n, 1))
+
+
+@pytest.mark.parametrize("name", SAMPLINGS)
+def test_a_child_ends_as_a_drawn_row_does(name):
+    drafts = start(1, SAMPLINGS[name])
+    seen = Counter()
+    while len(drafts):
+        fanned = MODEL.likeliest([(drafts, 4)])[0]
+        going = drafts[np.repeat(np.arange(len(drafts)), 40)].reseed(Key(int(drafts.steps[0])).seeds(40 * len(drafts)))
+        drawn = extend(going, Until(steps=1))
+        drawn = {tuple(t.tolist()): row for t, row in zip(drawn.tokens, rows_of(drawn), strict=True)}
+        for i, (tokens, row) in enumerate(zip(fanned.drafts.tokens, rows_of(fanned.drafts), strict=True)):
+            wanted = drawn.get(tuple(tokens.tolist()), row)
+            assert (row[0], row[3:]) == (wanted[0], wanted[3:])
+            seen[fanned.drafts.reason[i]] += tuple(tokens.tolist()) in drawn
+        drafts = fanned.drafts[np.flatnonzero(~fanned.drafts.done)]
+    ends = {END, UNFINISHED} | ({STOP} if drafts.sampling.stop else set())
+    assert {reason for reason, count in seen.items() if count} >= ends
+    assert name not in ("cold", "all") or seen[LENGTH]
+
+
+def test_equal_tokens_are_ranked_by_their_number():
+    flat = replace(MODEL, spread=0.0)
+    fanned = flat.likeliest([(start(2, model=flat), 3)])[0]
+    assert [t.tolist() for t in fanned.drafts.tokens] == [[0], [1], [2]] * 2
+    assert np.array_equal(fanned.drafts.seeds, start(2).seeds[[0, 0, 0, 1, 1, 1]])
+
+
+def test_no_row_is_unfinished():
+    none = MODEL.likeliest([(extend(start(3)), 2), (start(0), 2)])
+    assert [len(f.drafts) for f in none] == [len(f.parents) for f in none] == [0, 0]
+    assert all(f.spent == Spent() for f in none)

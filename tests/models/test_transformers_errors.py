@@ -26,7 +26,7 @@ SEEDS = Key(0).seeds(1)
 def test_it_is_a_stepping_model() -> None:
     made = model()
     assert isinstance(made, Stepping)
-    assert made.offers == {"resume", "cut", "entropy", "texts", "embed"}
+    assert made.offers == {"resume", "cut", "entropy", "texts", "embed", "likelihood", "likeliest"}
 
 
 def test_options_follow_the_name() -> None:

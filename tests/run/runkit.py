@@ -13,7 +13,7 @@ from italic.core.errors import OutOfBudget
 from italic.core.keys import Seeds
 from italic.core.outcome import Outcome
 from italic.core.prompt import Prompt
-from italic.core.protocols import Grown, Method, Model, Paper, Reward, Scored, Task
+from italic.core.protocols import Fanned, Grown, Method, Model, Paper, Reward, Scored, Task, Weighed
 from italic.core.questions import Asking, Extend, best, extend, note, score, together
 from italic.core.sampling import Sampling, Until
 from italic.models.toy import ToyModel
@@ -33,7 +33,7 @@ class Blocking:
     """A model that answers whole extensions only: `open` is hidden."""
 
     inner: ToyModel
-    offers: frozenset[str] = frozenset({"resume", "cut", "entropy", "texts"})
+    offers: frozenset[str] = frozenset({"resume", "cut", "entropy", "texts", "likelihood", "likeliest"})
     before: Callable[[], None] = lambda: None
     asked: int = 0
 
@@ -48,6 +48,14 @@ class Blocking:
         self.before()
         self.asked += 1
         return self.inner.extend(jobs)
+
+    def likelihood(self, batches: Sequence[Drafts]) -> list[Weighed]:
+        self.before()
+        return self.inner.likelihood(batches)
+
+    def likeliest(self, batches: Sequence[tuple[Drafts, int]]) -> list[Fanned]:
+        self.before()
+        return self.inner.likeliest(batches)
 
 
 @dataclass

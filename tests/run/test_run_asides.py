@@ -1,4 +1,7 @@
-"""Previews and embeddings through both drivers: merged, booked, checked; and scores of drafts that are no text."""
+"""Asides through both drivers: merged, booked, checked; and scores of drafts that are no text.
+
+`test_run_likeliest.py` has what is particular to the likeliest tokens: they are paid like tokens that are drawn.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,19 @@ from italic.core.drafts import Drafts
 from italic.core.errors import ModelError, ProgramError
 from italic.core.latents import LatentDrafts
 from italic.core.outcome import Outcome, Usage
-from italic.core.protocols import Embedded, Grown, Scored, Spent, Task
-from italic.core.questions import Asking, Extend, Score, embed, extend, preview, score, together
+from italic.core.protocols import Embedded, Fanned, Grown, Scored, Spent, Task, Weighed
+from italic.core.questions import (
+    Asking,
+    Extend,
+    Score,
+    embed,
+    extend,
+    likeliest,
+    likelihood,
+    preview,
+    score,
+    together,
+)
 from italic.core.sampling import Until
 from italic.core.spec import build_method, build_model, build_reward
 from italic.models.toy import ToyModel
@@ -31,7 +45,7 @@ GAUSSIAN, REGION = build_model("gaussian:steps=10"), build_reward("region:scale=
 class Musing(Blocking):
     """The toy model with previews too: its own continuations. calls: the kind and the sizes of every aside."""
 
-    offers: frozenset[str] = frozenset({"resume", "cut", "entropy", "texts", "embed", "preview"})
+    offers: frozenset[str] = ToyModel.offers | {"preview"}
     calls: list[tuple[str, list[int]]] = field(default_factory=list)
 
     def preview(self, batches: Sequence[Drafts]) -> list[Grown]:
@@ -44,6 +58,22 @@ class Musing(Blocking):
         self.before()
         self.calls.append(("embed", [len(b) for b in batches]))
         return self.inner.embed(batches)
+
+    def likelihood(self, batches: Sequence[Drafts]) -> list[Weighed]:
+        self.calls.append(("likelihood", [len(b) for b in batches]))
+        return super().likelihood(batches)
+
+    def likeliest(self, batches: Sequence[tuple[Drafts, int]]) -> list[Fanned]:
+        self.calls.append(("likeliest", [len(b) for b, _ in batches]))
+        return super().likeliest(batches)
+
+
+def children(drafts: Any) -> Asking[Any]:
+    """The two likeliest tokens of each row."""
+    return likeliest(drafts, 2)
+
+
+KINDS = {"embeddings": embed, "previews": preview, "likelihoods": likelihood, "likeliest tokens": children}
 
 
 class Stepped(Musing):
@@ -135,7 +165,7 @@ METHOD_WITHOUT = Custom(without)
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize("ask", [embed, preview])
+@pytest.mark.parametrize("ask", KINDS.values())
 def test_an_exception_of_the_model_becomes_a_model_error(driver: str, ask: Any) -> None:
     def method(task: Task) -> Asking[Outcome]:
         yield from ask(task.start(2))
@@ -163,6 +193,12 @@ class Short(Musing):
     def embed(self, batches: Sequence[Drafts]) -> list[Embedded]:
         return super().embed(batches)[1:]
 
+    def likelihood(self, batches: Sequence[Drafts]) -> list[Weighed]:
+        return [replace(w, logprobs=w.logprobs[1:]) for w in super().likelihood(batches)]
+
+    def likeliest(self, batches: Sequence[tuple[Drafts, int]]) -> list[Fanned]:
+        return [replace(f, drafts=f.drafts[2:], parents=f.parents[2:]) for f in super().likeliest(batches)]
+
 
 class Long(Musing):
     """Answers a row too many, or a batch."""
@@ -173,20 +209,48 @@ class Long(Musing):
     def embed(self, batches: Sequence[Drafts]) -> list[Embedded]:
         return [Embedded(np.concatenate([e.features, e.features])) for e in super().embed(batches)]
 
+    def likelihood(self, batches: Sequence[Drafts]) -> list[Weighed]:
+        return [replace(w, entropies=np.pad(w.entropies, ((0, 0), (0, 1)))) for w in super().likelihood(batches)]
+
+    def likeliest(self, batches: Sequence[tuple[Drafts, int]]) -> list[Fanned]:
+        return super().likeliest([(drafts, k + 1) for drafts, k in batches])
+
 
 @pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize("ask", [embed, preview])
+@pytest.mark.parametrize("what", KINDS)
 @pytest.mark.parametrize("kind", [Short, Long])
-def test_a_model_must_answer_every_row(driver: str, ask: Any, kind: type[Musing]) -> None:
+def test_a_model_must_answer_every_row(driver: str, what: str, kind: type[Musing]) -> None:
     def method(task: Task) -> Asking[Outcome]:
-        yield from ask(task.start(2))
+        yield from KINDS[what](task.start(2))
         raise AssertionError
 
-    with pytest.raises(ProgramError, match=r"the model toy:.* did not answer its embeddings and previews row by row"):
+    with pytest.raises(ProgramError, match=rf"the model toy:.* did not answer its {what} row by row"):
         go(Custom(method), driver=driver, model=kind(ToyModel()))
 
 
-@pytest.mark.parametrize("ask", [embed, preview])
+def test_each_kind_has_its_answer_in_its_place() -> None:
+    model, toy = Musing(ToyModel()), ToyModel()
+
+    def method(task: Task) -> Asking[Outcome]:
+        drafts = yield from extend(task.start(3), Until(steps=2))
+        asked = [children(drafts), likelihood(drafts), preview(drafts), embed(drafts), likeliest(drafts, 1)]
+        two, (logprobs, entropies), ends, features, one_each = yield from together(*asked)
+        for k, (longer, parents) in ((2, two), (1, one_each)):
+            told = toy.likeliest([(drafts, k)])[0]
+            assert longer.texts == told.drafts.texts
+            assert parents.tolist() == told.parents.tolist()
+        weighed = toy.likelihood([drafts])[0]
+        assert np.array_equal(logprobs, weighed.logprobs, equal_nan=True)
+        assert np.array_equal(entropies, weighed.entropies, equal_nan=True)
+        assert np.array_equal(features, toy.embed([drafts])[0].features)
+        rewards = yield from score(ends)
+        return Outcome(ends, rewards, chosen=int(np.argmax(rewards)))
+
+    go(Custom(method), driver="lockstep", model=model, asked=prompts(2))
+    assert model.calls == [("embed", [3, 3]), ("preview", [3, 3]), ("likelihood", [3, 3]), ("likeliest", [3] * 4)]
+
+
+@pytest.mark.parametrize("ask", KINDS.values())
 @pytest.mark.parametrize("kind", [Musing, Stepped])
 def test_asides_do_not_open_the_doors_to_all_prompts(ask: Any, kind: type[Musing]) -> None:
     """A method that begins with one puts no row into the model, so that it stays hungry; the window still holds."""
@@ -211,7 +275,7 @@ def test_asides_do_not_open_the_doors_to_all_prompts(ask: Any, kind: type[Musing
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize("ask", [embed, preview])
+@pytest.mark.parametrize("ask", KINDS.values())
 def test_a_method_that_waits_for_one_is_closed(driver: str, ask: Any) -> None:
     ended: list[str] = []
 
@@ -232,7 +296,7 @@ def test_a_method_that_waits_for_one_is_closed(driver: str, ask: Any) -> None:
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.parametrize("ask", [embed, preview])
+@pytest.mark.parametrize("ask", KINDS.values())
 def test_answers_for_a_child_that_was_closed_meanwhile_are_booked_and_dropped(driver: str, ask: Any) -> None:
     """The first child's answer ends it with an error, which closes the second, whose answer is under way."""
 
@@ -251,7 +315,8 @@ def test_answers_for_a_child_that_was_closed_meanwhile_are_booked_and_dropped(dr
     assert len(found) == 4
     assert all(sizes == [2, 3] * (len(sizes) // 2) for _, sizes in model.calls)
     assert ledger.usage.counts() == sum((r.outcome.usage for r in found.values()), Usage()).counts()
-    assert ledger.usage.positions == ledger.usage.tokens_generated + 4 * 5 * (10 if ask is preview else 1)
+    each = {embed: 1, preview: 10, likelihood: 0, children: 0}[ask]
+    assert ledger.usage.positions == ledger.usage.tokens_generated + 4 * 5 * each
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -14,8 +14,20 @@ from italic.core.drafts import Drafts
 from italic.core.errors import ModelError, ProgramError, RewardError
 from italic.core.keys import Key
 from italic.core.outcome import Usage
-from italic.core.protocols import Embedded, Grown, Scored, Spent
-from italic.core.questions import Asking, Extend, Note, embed, extend, note, preview, score, together
+from italic.core.protocols import Embedded, Grown, Scored, Spent, Weighed
+from italic.core.questions import (
+    Asking,
+    Extend,
+    Note,
+    embed,
+    extend,
+    likeliest,
+    likelihood,
+    note,
+    preview,
+    score,
+    together,
+)
 from italic.core.sampling import Until
 from italic.models.toy import ToyModel
 from italic.rewards.toy import ToyReward
@@ -46,6 +58,10 @@ class Seen(Blocking):
         self.before()
         self.calls.append(("embed", [len(b) for b in batches]))
         return self.inner.embed(batches)
+
+    def likelihood(self, batches: Sequence[Drafts]) -> list[Weighed]:
+        self.calls.append(("likelihood", [len(b) for b in batches]))
+        return super().likelihood(batches)
 
 
 def start(i: int, n: int) -> Any:
@@ -93,6 +109,16 @@ def test_kinds_that_are_asked_for_at_once_are_answered_at_once() -> None:
     assert guesses.done.all()
     assert len(guesses) == 4
     assert rewards.tolist() == [REWARD.of(ends.prompt.last, text) for text in ends.texts]
+
+
+def test_tokens_are_weighed_and_listed() -> None:
+    model = Seen()
+    (children, parents), (logprobs, entropies), other = run(
+        together(likeliest(start(0, 2), 2), likelihood(start(1, 3)), likeliest(start(2, 1), 1)), model
+    )[0]
+    assert model.calls == [("likelihood", [3])]
+    assert (len(children), parents.tolist(), other[1].tolist()) == (4, [0, 0, 1, 1], [0])
+    assert logprobs.shape == entropies.shape == (3, 0)
 
 
 def test_it_returns_what_the_generator_returns() -> None:

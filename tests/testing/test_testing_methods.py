@@ -18,7 +18,10 @@ from italic.core.spec import build_method
 from italic.testing import applicable, method_checks
 from italic.testing import methods as suite
 
-SPECS = {"rejection": "rejection:bound=4.5,beta=2,max_draws=24,parallel=5"}
+SPECS = {
+    "args": "args:temperature=0.5,weight=1",
+    "rejection": "rejection:bound=4.5,beta=2,max_draws=24,parallel=5",
+}
 METHODS = [SPECS.get(n, n) for n, entry in entries("methods").items() if entry.module.startswith("italic.")]
 MORE = [
     "chernoff:n=3,block=2",

@@ -13,6 +13,7 @@ from italic.core.sampling import FINISH
 from italic.models.toy import ToyModel
 from italic.testing import applicable, model_checks, noise_checks, sessions
 from italic.testing import models as suite
+from italic.testing.asides import aside_checks, aside_noise_checks
 from italic.testing.sessions import session_checks
 
 OPTIONS = {"toy": {}, "transformers": {"dtype": "float32", "device": "cpu"}, "gaussian": {}}
@@ -20,10 +21,17 @@ OPTIONS = {"toy": {}, "transformers": {"dtype": "float32", "device": "cpu"}, "ga
 
 PREVIEWS = {suite.previews_are_finished_rows, suite.previews_are_of_the_row_alone, suite.looking_ahead_changes_nothing}
 TEXTS = {suite.max_tokens_is_kept, suite.texts_have_log_probabilities, suite.stop_strings_end_a_row}
+ASIDES = {*aside_checks, *aside_noise_checks}
 WITHOUT = {
     "toy": PREVIEWS,
     "transformers": PREVIEWS,
-    "gaussian": {*TEXTS, *session_checks, suite.cutting_back_and_growing_again, suite.entropy_ends_an_extension},
+    "gaussian": {
+        *TEXTS,
+        *session_checks,
+        *ASIDES,
+        suite.cutting_back_and_growing_again,
+        suite.entropy_ends_an_extension,
+    },
 }
 """The checks of what a registered model does not offer."""
 CASES = [(name, check) for name in OPTIONS for check in model_checks if check not in WITHOUT[name]]
@@ -420,7 +428,7 @@ def test_broken_models_fail(check, make, message):
 
 
 def test_every_check_has_a_broken_model():
-    assert {check for check, _, _ in BROKEN} == set(model_checks)
+    assert {check for check, _, _ in BROKEN} == set(model_checks) - ASIDES, "test_testing_asides.py has the others"
     assert set(noise_checks) < set(model_checks)
 
 
@@ -437,7 +445,7 @@ def test_the_odd_session_without_oddities_passes(check):
 def test_checks_apply_to_what_is_offered():
     plain = applicable(model_checks, Odd(offers=frozenset()))
     assert suite.pieces_are_the_whole not in plain
-    assert not (PREVIEWS | TEXTS) & set(plain)
+    assert not (PREVIEWS | TEXTS | ASIDES) & set(plain)
     assert suite.features_are_a_row_each not in plain
     assert not set(session_checks) & set(plain)
     assert suite.cutting_back_and_growing_again not in applicable(model_checks, Odd(offers=frozenset({"resume"})))

@@ -15,7 +15,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,9 +131,9 @@ class Cascade:
 
     @property
     def needs(self) -> frozenset[str]:
-        """To go on from unfinished drafts, rewards that mean something there, and the entropy where it cuts."""
+        """To go on from unfinished texts, rewards that mean something there, and the entropy where it cuts."""
         cut = frozenset({"entropy"}) if self.tau_u is None or math.isfinite(self.tau_u) else frozenset()
-        return frozenset({"resume", "partial"}) | cut | (frozenset({"texts"}) if self.exact else frozenset())
+        return frozenset({"resume", "texts", "partial"}) | cut
 
     def run(self, task: Task) -> Asking[Outcome]:
         drafts, most = self._begin(task)
@@ -167,15 +167,15 @@ class Cascade:
             drafts = drafts.ended()
         return Outcome(drafts, np.array([reward]), chosen=0, certificate=count.certificate())
 
-    def _begin(self, task: Task) -> tuple[Any, int]:
+    def _begin(self, task: Task) -> tuple[TextDrafts, int]:
         """An empty draft, and how long the response is to be."""
-        drafts = task.start(1)
+        drafts: TextDrafts = task.start(1)
         most = int(drafts.room[0])
         if self.calibrated is not None:
             self.calibrated.agree(drafts)
         if self.exact:
             law = _reference_sampling(drafts.sampling, self._beta, self.max_segment)
-            drafts = task.begin(task.key.at("start").seeds(1), law)
+            drafts = cast(TextDrafts, task.begin(task.key.at("start").seeds(1), law))
         return drafts, most
 
     @cached_property
@@ -199,7 +199,7 @@ class Cascade:
         assert self.calibrated is not None
         return self.calibrated.tau_u(TAU_QUANTILE)
 
-    def _aim(self, task: Task, drafts: Any, most: int) -> Asking[tuple[Aim, float | None]]:
+    def _aim(self, task: Task, drafts: TextDrafts, most: int) -> Asking[tuple[Aim, float | None]]:
         """The threshold's way for this prompt, and the prompt's own reward if it was asked for."""
         r_star = self.r_star
         if r_star is None:
@@ -217,7 +217,7 @@ class Cascade:
             )
         return Aim((1 - self.alpha) * own + self.alpha * r_star, r_star, most), own
 
-    def _segment(self, task: Task, drafts: Any, aim: Aim, count: Count) -> Asking[Kept]:
+    def _segment(self, task: Task, drafts: TextDrafts, aim: Aim, count: Count) -> Asking[Kept]:
         """The next segment of a draft [1]: the first accepted of its tries, or the best of all."""
         key = task.key.at("segment", count.segments)
         until = Until(self.max_segment, self._tau_u, self.min_segment)
@@ -271,7 +271,7 @@ class Aim(NamedTuple):
     r_star: float
     steps: int
 
-    def thresholds(self, drafts: Any) -> NDArray[np.float64]:
+    def thresholds(self, drafts: TextDrafts) -> NDArray[np.float64]:
         """Those of drafts, float64 [n]."""
         t = np.where(drafts.done, self.steps, drafts.steps)
         return np.asarray(np.minimum(self.start + t * (self.r_star - self.start) / self.steps, self.r_star))
@@ -280,7 +280,7 @@ class Aim(NamedTuple):
 class Kept(NamedTuple):
     """A segment that the response goes on with. tested: tries that it took. log_chance: of its acceptance."""
 
-    drafts: Any
+    drafts: TextDrafts
     reward: float
     tested: int
     exhausted: bool = False
@@ -309,7 +309,7 @@ class Count:
     tested: int = 0
     exhausted: int = 0
     log_ratio: float = 0.0
-    spare: tuple[Any, float] | None = None
+    spare: tuple[TextDrafts, float] | None = None
 
     @property
     def accepted(self) -> int:
@@ -322,7 +322,7 @@ class Count:
         self.exhausted += kept.exhausted
         self.log_ratio += kept.log_ratio
 
-    def remember(self, drafts: Any, rewards: NDArray[np.float64]) -> None:
+    def remember(self, drafts: TextDrafts, rewards: NDArray[np.float64]) -> None:
         """Keep the best finished response of these, in case a budget ends the run."""
         finished = np.where(drafts.done, rewards, np.nan)
         if not np.all(np.isnan(finished)):
@@ -362,9 +362,7 @@ def _reference_sampling(given: Sampling, beta: float, segment: int) -> Sampling:
     return law
 
 
-def _added(before: Any, after: Any) -> str:
-    """What a segment adds to the text, whole characters only; nothing where drafts have no text."""
-    if not isinstance(after, TextDrafts):
-        return ""
+def _added(before: TextDrafts, after: TextDrafts) -> str:
+    """What a segment adds to the text, whole characters only."""
     old, new = before.texts[0].rstrip("\ufffd"), after.texts[0]
     return new[len(old) :] if after.done[0] else new.rstrip("\ufffd")[len(old) :]

@@ -19,9 +19,10 @@ from italic.core.drafts import END, LENGTH, STOP, UNFINISHED, Drafts, TextDrafts
 from italic.core.errors import UsageError
 from italic.core.keys import Key, Seeds, uniforms
 from italic.core.prompt import Prompt
-from italic.core.protocols import Embedded, Grown, Spent
+from italic.core.protocols import Embedded, Fanned, Grown, Spent, Weighed
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
+from italic.models._lengthen import lengthen
 
 MOST_NODES = 200_000
 KEPT_TABLES = 512
@@ -32,11 +33,13 @@ class Table(NamedTuple):
     """The policy for one prompt and one sampling, a row for each of the N nodes.
 
     normal, probabilities, cumulated: float64 [N, letters + 1], the end symbol last; `spread` times normal are the
-    logits, whatever the sampling. entropy: float64 [N], nats, of the model's own law (temperature 1, untruncated).
-    chars: int64 [N], where a stop string cuts the text, -1 where there is none.
+    logits, whatever the sampling. own: float64 [N, letters + 1], probabilities of the model's own law (temperature 1,
+    untruncated); entropy: float64 [N], nats, of that. chars: int64 [N], where a stop string cuts the text, -1 where
+    there is none.
     """
 
     normal: NDArray[np.float64]
+    own: NDArray[np.float64]
     probabilities: NDArray[np.float64]
     cumulated: NDArray[np.float64]
     entropy: NDArray[np.float64]
@@ -78,7 +81,7 @@ class ToyModel:
     seed: int = 0
     spread: float = 1.0
     rows: int = ROWS
-    offers: frozenset[str] = frozenset({"resume", "cut", "entropy", "texts", "embed"})
+    offers: frozenset[str] = frozenset({"resume", "cut", "entropy", "texts", "embed", "likelihood", "likeliest"})
     _tables: dict[tuple[bytes, Sampling], Table] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -157,13 +160,59 @@ class ToyModel:
         n = len(drafts)
         return Embedded(np.column_stack((normal, written, ended)), Spent(positions=n, calls=min(n, 1)))
 
+    def likelihood(self, batches: Sequence[Drafts]) -> list[Weighed]:
+        """See `Weighed`. Costs a position a token and a call a batch."""
+        return [self._weigh(drafts) for drafts in batches]
+
+    def _weigh(self, drafts: Drafts) -> Weighed:
+        assert isinstance(drafts, TextDrafts)
+        table = self.table(drafts.prompt_tokens, drafts.sampling)
+        size = len(drafts), int(drafts.steps.max(initial=0))
+        logprobs, entropies = np.full(size, np.nan), np.full(size, np.nan)
+        node = np.zeros(len(drafts), dtype=np.int64)
+        for i in range(size[1]):
+            here = np.flatnonzero(drafts.steps > i)
+            token = drafts.ids[here, i]
+            with np.errstate(divide="ignore"):
+                logprobs[here, i] = np.log(table.own[node[here], token])
+            entropies[here, i] = table.entropy[node[here]]
+            node[here] = self.child(node[here], token)
+        return Weighed(logprobs, entropies, Spent(positions=int(drafts.steps.sum()), calls=min(size[1], 1)))
+
+    def likeliest(self, batches: Sequence[tuple[Drafts, int]]) -> list[Fanned]:
+        """See `Fanned`. Costs a position an unfinished row and a call a batch."""
+        return [self._fan(drafts, k) for drafts, k in batches]
+
+    def _fan(self, drafts: Drafts, k: int) -> Fanned:
+        assert isinstance(drafts, TextDrafts)
+        table = self.table(drafts.prompt_tokens, drafts.sampling)
+        going = np.flatnonzero(~drafts.done)
+        node = self.node(drafts.ids[going])
+        ranked = np.argsort(-table.own[node], axis=1, kind="stable")[:, :k]
+        row, rank = np.nonzero(np.take_along_axis(table.own[node], ranked, axis=1))
+        token, node = ranked[row, rank], node[row]
+        ended = token == self.letters
+        longer = lengthen(
+            drafts[going[row]],
+            token,
+            np.log(table.own[node, token]),
+            ended,
+            np.where(ended, -1, table.chars[self.child(node, token)]),
+        )
+        n = len(going)
+        return Fanned(longer, going[row], Spent(tokens=n, positions=n, calls=min(n, 1)))
+
     def node(self, ids: NDArray[np.int32]) -> NDArray[np.int64]:
         """The node of each row of tokens: ids as in `TextDrafts`, [n, L]; result int64 [n]."""
         node = np.zeros(len(ids), dtype=np.int64)
         for token in ids.T:
-            letter = (token >= 0) & (token < self.letters)
-            node = np.where(letter, self.letters * node + 1 + token, node)
+            node = self.child(node, token)
         return node
+
+    def child(self, node: NDArray[np.int64], token: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Where a token leads from each node, int64 [n]: after the end symbol, or none (-1), to the node itself."""
+        letter = (token >= 0) & (token < self.letters)
+        return np.asarray(np.where(letter, self.letters * node + 1 + token, node))
 
     def table(self, prompt_tokens: NDArray[np.int32], sampling: Sampling) -> Table:
         """The policy's table for a prompt."""
@@ -185,7 +234,7 @@ class ToyModel:
         cumulated = np.cumsum(probabilities, axis=1)
         cumulated[cumulated >= 1 - 1e-12] = 1.0
         chars = [min((t.find(s) for s in sampling.stop if s in t), default=-1) for t in self.prefixes()]
-        return Table(normal, probabilities, cumulated, entropy, np.asarray(chars))
+        return Table(normal, own, probabilities, cumulated, entropy, np.asarray(chars))
 
     def law(self, prompt: Prompt, sampling: Sampling) -> tuple[tuple[str, ...], NDArray[np.float64]]:
         """Every finished response of positive probability: its text, and its probability, float64 [m], sum 1."""
@@ -332,7 +381,7 @@ class ToySession:
             rows["ids"][mine, at] = token
             rows["logps"][mine, at] = np.log(table.probabilities[node, token])
             ends = token == self.model.letters
-            node = np.where(ends, node, self.model.letters * node + 1 + token)
+            node = self.model.child(node, token)
             rows["node"][mine] = node
             chars = np.where(ends, -1, table.chars[node])
             rows["chars"][mine] = chars

@@ -63,9 +63,11 @@ def make_tasks(prompts: Sequence[Prompt], model: Model, seed: int, sampling: Sam
     """One task a prompt, its randomness named by the seed and the prompt's id."""
     root = Key(seed)
 
+    given = sampling
+
     def task(prompt: Prompt) -> Task:
-        def begin(seeds: Seeds, other: Sampling | None = None) -> Any:
-            return model.start(prompt, seeds, sampling if other is None else other)
+        def begin(seeds: Seeds, sampling: Sampling | None = None) -> Any:
+            return model.start(prompt, seeds, given if sampling is None else sampling)
 
         return Task(prompt, root.at(prompt.id), begin)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from italic.core.errors import ItalicError, ModelError, ProgramError, RewardError
 from italic.core.outcome import Usage
-from italic.core.protocols import Embedded, Embedding, Grown, Model, Previewing, Reward, Scored, Spent
-from italic.core.questions import Aside, Embed, Extend
+from italic.core.protocols import Grown, Model, Reward, Scored, Spent
+from italic.core.questions import Extend
+from italic.run.asides import muse
 from italic.run.desk import Desk
 from italic.run.ledger import Ledger
 from italic.run.scores import Sheet
@@ -77,26 +77,13 @@ def extend_whole(model: Model, jobs: Sequence[tuple[int, Extend]], allowance: in
 
 
 def answer_asides(desk: Desk, model: Model) -> None:
-    """Have the model answer every waiting preview and embedding, in one call a kind."""
+    """Have the model answer every waiting aside that the budget pays for, in one call a kind."""
     asked = desk.take_asides()
     with policy_call(model.name, desk.ledger):
         answers = muse(model, [question for _, question in asked])
     desk.ledger.add(Usage(model_calls=sum(answer.spent.calls for answer in answers)))
     for (ticket, _), answer in zip(asked, answers, strict=True):
         desk.mused(ticket, answer)
-
-
-def muse(model: Model, asked: Sequence[Aside]) -> list[Grown | Embedded]:
-    """The answers to previews and embeddings, in order. Raises ProgramError for an answer of the wrong size."""
-    embeds = [question.drafts for question in asked if isinstance(question, Embed)]
-    previews = [question.drafts for question in asked if not isinstance(question, Embed)]
-    features = cast(Embedding, model).embed(embeds) if embeds else []
-    guesses = cast(Previewing, model).preview(previews) if previews else []
-    rows = [len(found.features) for found in features], [len(found.drafts) for found in guesses]
-    if rows != ([len(drafts) for drafts in embeds], [len(drafts) for drafts in previews]):
-        raise ProgramError(f"the model {model.name} did not answer its embeddings and previews row by row")
-    described, guessed = iter(features), iter(guesses)
-    return [next(described) if isinstance(question, Embed) else next(guessed) for question in asked]
 
 
 def ask_reward(reward: Reward, sheets: Sequence[Sheet], ledger: Ledger) -> list[Scored | None]:

@@ -12,9 +12,10 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from italic.core.outcome import Usage
-from italic.core.protocols import Embedded, Model, Reward, Spent
+from italic.core.protocols import Model, Reward, Spent
 from italic.core.questions import Asking, Extend, Note, Score
-from italic.run.calls import ask_reward, extend_whole, muse, policy_call
+from italic.run.asides import muse
+from italic.run.calls import ask_reward, extend_whole, policy_call
 from italic.run.ledger import Ledger
 from italic.run.routine import Leaf, Node, Routine
 from italic.run.scores import Sheet, complete, prepare
@@ -58,7 +59,7 @@ def _answers(
     asides = [(node, question) for node, question in leaves if not isinstance(question, Extend | Score)]
     with policy_call(model.name, ledger):
         for (node, _), answer in zip(asides, muse(model, [question for _, question in asides]), strict=True):
-            answers.append((node, answer.features if isinstance(answer, Embedded) else answer.drafts))
+            answers.append((node, answer.value))
             _book(ledger, answer.spent)
     scores = [(node, question) for node, question in leaves if isinstance(question, Score)]
     return answers + _rewards(scores, reward, ledger, known)

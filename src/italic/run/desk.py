@@ -20,8 +20,9 @@ from italic.core.drafts import Drafts
 from italic.core.errors import OutOfBudget, ProgramError
 from italic.core.outcome import Outcome, Usage
 from italic.core.prompt import Prompt
-from italic.core.protocols import Embedded, Grown, Method, Reward, Scored, Spent, Task
-from italic.core.questions import Aside, Asking, Embed, Extend, Note, Preview, best, score
+from italic.core.protocols import Fanned, Grown, Method, Mused, Reward, Scored, Spent, Task
+from italic.core.questions import Aside, Asking, Extend, Note, best, score
+from italic.run.asides import price
 from italic.run.ledger import Ledger
 from italic.run.routine import Leaf, Node, Routine
 from italic.run.scores import Sheet, complete, prepare
@@ -98,7 +99,7 @@ class Desk:
 
     @property
     def asides_waiting(self) -> int:
-        """How many previews and embeddings wait."""
+        """How many asides wait."""
         return len(self._asides)
 
     def admit(self) -> bool:
@@ -130,9 +131,7 @@ class Desk:
         self._book(case, grown.spent)
         if not node.alive:
             return
-        done = grown.drafts.done
-        if np.any(done):
-            case.unscored.setdefault(node, []).append(grown.drafts[np.flatnonzero(done)])
+        _keep_finished(case, node, grown.drafts)
         if grown.stopped:
             self._refuse(case, node, grown.drafts)
         else:
@@ -144,17 +143,33 @@ class Desk:
         case.usage += usage
 
     def take_asides(self) -> list[tuple[int, Aside]]:
-        """Hand over the previews and embeddings that were asked for since the last call, with their tickets."""
-        taken, self._asides = self._asides, []
-        return [(ticket, self._musing[ticket][2]) for ticket in _awaited(taken, self._musing)]
+        """Hand over the asides that were asked for since the last call, with their tickets: as many as can be paid.
 
-    def mused(self, ticket: int, answer: Grown | Embedded) -> None:
-        """Answer a preview or an embedding and book what it cost."""
+        The others are answered here, by throwing OutOfBudget.
+        """
+        taken, self._asides = self._asides, []
+        left, _ = self.ledger.tokens_left()
+        affordable: list[tuple[int, Aside]] = []
+        for ticket in _awaited(taken, self._musing):
+            case, node, question = self._musing[ticket]
+            need = price(question)
+            if left is None or need <= left:
+                left = None if left is None else left - need
+                affordable.append((ticket, question))
+            else:
+                del self._musing[ticket]
+                self._refuse(case, node, question.drafts)
+        return affordable
+
+    def mused(self, ticket: int, answer: Mused) -> None:
+        """Answer an aside and book what it cost, even if nobody waits for it any more."""
         case, node, _ = self._musing.pop(ticket)
         self._book(case, answer.spent)
-        value = answer.drafts if isinstance(answer, Grown) else answer.features
-        if node.alive:
-            self._pursue(case, lambda: case.routine.answer(node, value))
+        if not node.alive:
+            return
+        if isinstance(answer, Fanned):
+            _keep_finished(case, node, answer.drafts)
+        self._pursue(case, lambda: case.routine.answer(node, answer.value))
 
     def _refuse(self, case: Case, node: Node, drafts: Drafts) -> None:
         case.partial = drafts
@@ -228,7 +243,7 @@ class Desk:
                     else:
                         self._growing[self._ticket()] = (case, node, question)
                         self._extends.append(self._tickets)
-                elif isinstance(question, Preview | Embed):
+                elif isinstance(question, Aside):
                     self._musing[self._ticket()] = (case, node, question)
                     self._asides.append(self._tickets)
                 elif len(drafts) == 0:
@@ -264,6 +279,13 @@ class Desk:
         usage = replace(case.usage, tokens_kept=kept, cost=self.ledger.price(case.usage))
         self.ledger.add(Usage(tokens_kept=kept))
         self.results.append(Result(case.order, case.task.prompt, replace(outcome, usage=usage)))
+
+
+def _keep_finished(case: Case, node: Node, drafts: Drafts) -> None:
+    """Remember the finished rows of an answer until the method has them scored, in case the budget ends before."""
+    done = drafts.done
+    if np.any(done):
+        case.unscored.setdefault(node, []).append(drafts[np.flatnonzero(done)])
 
 
 def _best_so_far(case: Case, unscored: Sequence[Drafts], left: int | None) -> Asking[Outcome]:

@@ -1,8 +1,8 @@
 """The event-driven driver: each prompt gets its answer as soon as it is there, and the engine's rows stay full.
 
 One loop, no threads. Its order of preference is the whole scheduling policy:
-1. While the model would work on more rows, start the next prompt; previews and embeddings, which methods ask for
-   before they know what to extend, are answered together once there are no more prompts to start.
+1. While the model would work on more rows, start the next prompt, unless a full batch of drafts waits for scores;
+   asides, which methods ask before they know what to extend, are answered together once no more prompts are started.
 2. Score what waits, if the model would otherwise run with empty rows, or a full batch of drafts has come together.
 3. Step the model: one token for all its rows. Finished extensions go back to their methods at once.
 Batches form because things are needed, never because a timer says so.
@@ -79,7 +79,7 @@ def event_driven(
     try:
         while True:
             _submit(desk, session)
-            while session.hungry and desk.asides_waiting < window and desk.admit():
+            while session.hungry and not _crowded(desk, window) and desk.admit():
                 _submit(desk, session)
             if desk.asides_waiting:
                 answer_asides(desk, model)
@@ -107,6 +107,11 @@ def event_driven(
             yield from results
     finally:
         desk.close()
+
+
+def _crowded(desk: Desk, window: int) -> bool:
+    """Whether so many asides or scores wait that they come before further prompts."""
+    return desk.asides_waiting >= window or desk.scores_waiting >= SCORE_BATCH
 
 
 def _submit(desk: Desk, session: Session) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from italic.core.errors import OutOfBudget, ProgramError
-from italic.core.questions import Aside, Asking, Embed, Extend, Note, Preview, Question, Score, Together
+from italic.core.questions import Aside, Asking, Extend, Note, Question, Score, Together
 
 
 @dataclass(eq=False)
@@ -81,7 +81,7 @@ class Routine:
                 if question.children:
                     return self._split(node, question)
                 value = []
-            elif isinstance(question, Extend | Score | Preview | Embed):
+            elif isinstance(question, Extend | Score | Aside):
                 return [(node, question)]
             else:
                 error = _no_question(question)

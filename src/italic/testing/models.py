@@ -6,7 +6,6 @@ of latents, the checks compare every bit, and what `Sampling` says is left to th
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,38 +14,13 @@ from numpy.typing import NDArray
 
 from italic.core.drafts import Drafts, TextDrafts
 from italic.core.keys import Key
-from italic.core.prompt import Prompt
 from italic.core.protocols import ABILITIES, Model
 from italic.core.questions import Extend
-from italic.core.sampling import FINISH, Sampling, Until
+from italic.core.sampling import FINISH, Until
+from italic.testing.asides import aside_checks, aside_noise_checks, fan, weigh
 from italic.testing.checks import PROMPTS, Check, expect, expect_same, expect_untouched, only_if, rows, snapshot
+from italic.testing.growing import ROWS, SAMPLING, grow, offers, some_states, start
 from italic.testing.sessions import session_checks
-
-SAMPLING = Sampling(max_tokens=12)
-ROWS = 6
-
-
-def offers(*abilities: str) -> Callable[[Model], bool]:
-    """Whether a model offers all of these."""
-    return lambda model: set(abilities) <= model.offers
-
-
-def start(
-    model: Model, n: int = ROWS, prompt: Prompt = PROMPTS[0], sampling: Sampling = SAMPLING, path: str = ""
-) -> Any:
-    """n empty drafts."""
-    return model.start(prompt, Key(7).at(prompt.id, path).seeds(n), sampling)
-
-
-def grow(model: Model, drafts: Drafts, until: Until = FINISH) -> Any:
-    """The drafts, extended."""
-    return model.extend([Extend(drafts, until)])[0].drafts
-
-
-def some_states(model: Model) -> list[Any]:
-    """Batches of empty rows, of rows that have just begun together with finished ones, and of another prompt."""
-    begun = grow(model, start(model), Until(steps=2))
-    return [start(model), begun.concat(grow(model, start(model, 3, path="whole"))), start(model, 2, PROMPTS[1])]
 
 
 def describe(model: Any, *batches: Drafts) -> list[NDArray[np.float64]]:
@@ -175,13 +149,13 @@ def seeds_matter(model: Model) -> None:
 
 
 def drafts_never_change(model: Model) -> None:
-    """Extending, gathering, embedding and previewing leave the drafts that they start from as they were."""
+    """Extending, gathering and what is asked aside leave the drafts that they start from as they were."""
     drafts = start(model)
     before = snapshot(drafts)
     grown = grow(model, drafts, Until(steps=2))
     expect_untouched(before, drafts, "extending changed the drafts it was given")
     between = snapshot(grown)
-    for ability, ask in (("embed", describe), ("preview", guess)):
+    for ability, ask in (("embed", describe), ("preview", guess), ("likelihood", weigh), ("likeliest", fan)):
         if ability in model.offers:
             ask(model, drafts, grown)
             expect_untouched(before, drafts, f"{ability} changed the drafts it was given")
@@ -393,6 +367,7 @@ noise_checks: tuple[Check, ...] = (
     stop_strings_end_a_row,
     previews_are_of_the_row_alone,
     looking_ahead_changes_nothing,
+    *aside_noise_checks,
     *session_checks,
 )
 
@@ -412,5 +387,6 @@ model_checks: tuple[Check, ...] = (
     features_are_of_the_row_alone,
     features_do_not_depend_on_the_seed,
     previews_are_finished_rows,
+    *aside_checks,
     *noise_checks,
 )

@@ -13,7 +13,20 @@ from italic.core.drafts import Drafts, TextDrafts
 from italic.core.errors import ProgramError
 from italic.core.keys import Seeds
 from italic.core.prompt import Prompt
-from italic.core.protocols import ABILITIES, Embedded, Embedding, Grown, Model, Previewing, Reward, Scored
+from italic.core.protocols import (
+    ABILITIES,
+    Embedded,
+    Embedding,
+    Fanned,
+    Fanning,
+    Grown,
+    Model,
+    Previewing,
+    Reward,
+    Scored,
+    Weighed,
+    Weighing,
+)
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
 from italic.rewards.toy import ToyReward
@@ -94,6 +107,19 @@ class StrictModel:
         if "embed" not in self.allowed:
             raise refuse("embed")
         return cast(Embedding, self.inner).embed([plain(batch) for batch in batches])
+
+    def likelihood(self, batches: Sequence[Drafts]) -> list[Weighed]:
+        if "likelihood" not in self.allowed:
+            raise refuse("likelihood")
+        return cast(Weighing, self.inner).likelihood([plain(batch) for batch in batches])
+
+    def likeliest(self, batches: Sequence[tuple[Drafts, int]]) -> list[Fanned]:
+        if "likeliest" not in self.allowed:
+            raise refuse("likeliest")
+        if "resume" not in self.allowed and any(np.any(batch.steps[~batch.done] > 0) for batch, _ in batches):
+            raise refuse("resume")
+        answers = cast(Fanning, self.inner).likeliest([(plain(batch), k) for batch, k in batches])
+        return [replace(fanned, drafts=self._restrict(fanned.drafts)) for fanned in answers]
 
     def _answers(self, answers: list[Grown]) -> list[Grown]:
         return [replace(grown, drafts=self._restrict(grown.drafts)) for grown in answers]

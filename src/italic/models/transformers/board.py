@@ -16,7 +16,8 @@ class Board:
     size: tokens so far. start: those of the prompt. entered: size when the row came in. limit: size at which the
     extension is over. tested: size from which the entropy is tested. threshold: entropy that ends the extension, inf
     for none. fed: positions this row has cost. seeds: its noise. law, stop: indices of its law and its stop strings.
-    ends: whether the end-of-sequence token ends it. growing: whether there is a row. ticket: number of its ticket. row: index in the ticket's drafts.
+    ends: whether the end-of-sequence token ends it. growing: whether there is a row. ticket: number of its ticket. row:
+    index in the ticket's drafts.
     """
 
     tokens: NDArray[np.int32]

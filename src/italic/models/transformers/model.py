@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,10 +15,11 @@ from italic.core.drafts import Drafts, TextDrafts
 from italic.core.errors import InputError, ProgramError, UsageError
 from italic.core.keys import Seeds
 from italic.core.prompt import Prompt
-from italic.core.protocols import Embedded, Grown
+from italic.core.protocols import Embedded, Fanned, Grown, Weighed
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
 from italic.models.transformers.codec import TokenizerCodec
+from italic.models.transformers.fan import fan
 from italic.models.transformers.features import Features
 from italic.models.transformers.fit import context, why_plain
 from italic.models.transformers.lanes import Lanes
@@ -27,6 +29,7 @@ from italic.models.transformers.ragged import Prompts, Ragged
 from italic.models.transformers.session import TransformersSession
 from italic.models.transformers.stopping import Stops, end_tokens
 from italic.models.transformers.strands import Shelf
+from italic.models.transformers.weigh import weigh
 
 PATHS = ("auto", "ragged", "plain")
 
@@ -41,7 +44,7 @@ class TransformersModel:
     compiled: compile the decoding step with `torch.compile`, which takes about half a minute when the model is made.
     """
 
-    offers = frozenset({"resume", "cut", "entropy", "texts", "embed"})
+    offers = frozenset({"resume", "cut", "entropy", "texts", "embed", "likelihood", "likeliest"})
 
     def __init__(
         self,
@@ -114,18 +117,24 @@ class TransformersModel:
 
     def extend(self, jobs: Sequence[Extend]) -> list[Grown]:
         """Answer all jobs, in order; the forward passes are booked on the first. Raises ModelError."""
-        session, self._session = self._session or self.open(), None
-        before = session.calls
-        for ticket, job in enumerate(jobs):
-            session.submit(ticket, job)
         answers: dict[int, Grown] = {}
-        while session.busy:
-            answers.update(session.step(None))
-        self._session = session
-        if jobs:
-            first = answers[0]
-            answers[0] = replace(first, spent=replace(first.spent, calls=session.calls - before))
+        with self._idle_session() as session:
+            before = session.calls
+            for ticket, job in enumerate(jobs):
+                session.submit(ticket, job)
+            while session.busy:
+                answers.update(session.step(None))
+            if jobs:
+                first = answers[0]
+                answers[0] = replace(first, spent=replace(first.spent, calls=session.calls - before))
         return [answers[ticket] for ticket in range(len(jobs))]
+
+    @contextmanager
+    def _idle_session(self) -> Iterator[TransformersSession]:
+        """A session in which nothing is under way, kept for the next time unless its work is broken off."""
+        session, self._session = self._session or self.open(), None
+        yield session
+        self._session = session
 
     def embed(self, batches: Sequence[Drafts]) -> list[Embedded]:
         """The hidden state after each row's last token, prompt and response: float64 [n, d], for finished rows too.
@@ -136,6 +145,25 @@ class TransformersModel:
         """
         with self.lock, torch.inference_mode():
             return [self._features.of(self.own(drafts)) for drafts in batches]
+
+    def likelihood(self, batches: Sequence[Drafts]) -> list[Weighed]:
+        """What the model's own law says of each token of the responses: see `Weighed`.
+
+        Each different row costs one pass of its tokens but the last, together with rows of like length. Raises
+        ModelError, and ProgramError for drafts of another model.
+        """
+        with self.lock, torch.inference_mode():
+            return weigh(self.network, [self.own(drafts) for drafts in batches], self.rows, self.name)
+
+    def likeliest(self, batches: Sequence[tuple[Drafts, int]]) -> list[Fanned]:
+        """The children of the unfinished rows by their k likeliest tokens: see `Fanned`.
+
+        A row whose last token has not been through the network yet costs that position, others nothing; on the plain
+        path each costs all its positions. Raises ModelError, and ProgramError for drafts of another model.
+        """
+        asked = [(self.own(drafts), k) for drafts, k in batches]
+        with self._idle_session() as session, self.lock, torch.inference_mode():
+            return fan(session.lanes, self.stops, asked, self.rows, self.name)
 
     def own(self, drafts: Drafts) -> TextDrafts:
         """These drafts. Raises ProgramError if another model made them."""

@@ -1,4 +1,4 @@
-"""The four ways a decoder is called, and where its errors become ours."""
+"""The ways a decoder is called, and where its errors become ours."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from italic.models.transformers.cache import Layout, RaggedCache, Stack
 class Network:
     """A Transformers decoder: `prefill` one row, `step` a ragged batch, or compute `whole` rows without a cache.
 
-    Or look into it: the `hidden` state after one row.
+    Or look into it: what follows `along` whole rows, and the `hidden` state after one row.
     """
 
     def __init__(self, decoder: Any) -> None:
@@ -28,7 +28,8 @@ class Network:
         self.device = decoder.device
         self.dtype = decoder.dtype
         takes = inspect.signature(decoder.forward).parameters
-        self._last_only: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
+        self._takes_keep = "logits_to_keep" in takes
+        self._last_only = self._keep(1)
         self._positions = "position_ids" in takes
         self._layout: Layout | None = None
         self._range = torch.arange(0)
@@ -110,14 +111,26 @@ class Network:
 
         Returns the logits [A, V] that follow.
         """
+        return self.along(tokens, sizes, 0)[torch.arange(len(sizes)), torch.from_numpy(sizes - 1)]
+
+    def along(self, tokens: NDArray[np.int32], sizes: NDArray[np.int64], first: int) -> Tensor:
+        """Whole rows as in `whole`. Returns the logits that follow positions `first`, `first` + 1, ... of each row.
+
+        Shape [A, max(sizes) - first, V]; what follows the padding means nothing.
+        """
         width = int(sizes.max())
         length = self._tensor(sizes)[:, None]
         at = torch.arange(width, device=self.device)[None]
         inside = at < length
         ids = self._tensor(tokens[:, :width]).masked_fill(~inside, 0)
         extra = {"position_ids": at.expand(len(sizes), -1)} if self._positions else {}
-        out = self.call(self.decoder, input_ids=ids, attention_mask=inside.long(), use_cache=False, **extra)
-        return out[torch.arange(len(sizes), device=self.device), length[:, 0] - 1]
+        keep = self._keep(width - first)
+        out = self.call(self.decoder, input_ids=ids, attention_mask=inside.long(), use_cache=False, **extra, **keep)
+        return out[:, first - width :]
+
+    def _keep(self, last: int) -> dict[str, int]:
+        """How to ask for the logits of the last positions only, of a decoder that can leave out the others."""
+        return {"logits_to_keep": last} if self._takes_keep else {}
 
     def hidden(self, tokens: NDArray[np.int32]) -> Tensor:
         """What the output embedding reads after one row alone, unpadded. tokens: int32 [n], n >= 1. Returns [d].
@@ -157,3 +170,11 @@ class Network:
                 hint="Load it with fewer rows." if memory else hint,
             ) from error
         return logits
+
+
+def no_numbers(model: str, where: str) -> ModelError:
+    """The error for logits that are none; where: "prompt 'a', response token 3"."""
+    return ModelError(
+        f"the model {model} gave logits that are NaN or infinite for {where}",
+        hint="Check the weights; if they are sound, load the model with dtype='float32' or 'bfloat16'.",
+    )

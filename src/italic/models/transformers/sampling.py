@@ -8,13 +8,16 @@ That is one pass over the vocabulary where `torch.multinomial` takes many.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from italic.core.sampling import Sampling
+
+Ints: TypeAlias = NDArray[np.int64]
 
 BLOCK = 64
 BELOW_ONE = 1.0 - 2.0**-53
@@ -103,5 +106,37 @@ def draw(logits: Tensor, sampling: Sampling, uniforms: Tensor) -> Drawn:
 
 def entropy(logits: Tensor) -> Tensor:
     """The entropy of the model's own law at temperature 1 over its whole vocabulary, in nats: float64 [A]."""
+    return _entropy(logits.log_softmax(-1, dtype=torch.float32))
+
+
+def weights(logits: Tensor, ids: Tensor) -> Tensor:
+    """What the model's own law, [A, V], says of one token a row, int64 [A]: float64 [2, A], nats.
+
+    First the token's log-probability, then the entropy of the law; NaN where the logits were no logits.
+    """
     logps = logits.log_softmax(-1, dtype=torch.float32)
+    return torch.stack((logps.gather(-1, ids[:, None])[:, 0].double(), _entropy(logps)))
+
+
+def likeliest(logits: Tensor, k: Ints) -> tuple[Ints, Ints, NDArray[np.float64]]:
+    """The k likeliest tokens of each row under the model's own law, k one a row: rows, tokens, log-probabilities, [m].
+
+    Row by row, the likeliest first, the first of equals; tokens of probability 0 left out. A row whose logits are no
+    logits has one token, of log-probability NaN.
+    """
+    scores = logits.float()
+    logps = scores.log_softmax(-1)
+    broken = logps[:, :1].isnan()
+    near = (scores >= _largest(scores, min(int(k.max()), scores.shape[-1]))) & (logps > -torch.inf) & ~broken
+    near[:, :1] |= broken
+    row, token = near.nonzero(as_tuple=True)
+    height, logp = torch.stack((scores[row, token], logps[row, token])).double().cpu().numpy()
+    row, token = torch.stack((row, token)).cpu().numpy()
+    order = np.lexsort((token, -height, row))
+    row, token, logp = row[order], token[order], logp[order]
+    kept = np.arange(len(row)) - np.searchsorted(row, row) < k[row]
+    return row[kept], token[kept], logp[kept]
+
+
+def _entropy(logps: Tensor) -> Tensor:
     return -(logps.exp() * logps.clamp(min=-1e30)).sum(-1).double()

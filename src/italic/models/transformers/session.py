@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from italic.core.drafts import END, LENGTH, STOP, UNFINISHED
-from italic.core.errors import ModelError, ProgramError
+from italic.core.errors import ProgramError
 from italic.core.keys import uniforms
 from italic.core.protocols import Grown
 from italic.core.questions import Extend
@@ -29,6 +29,7 @@ from italic.core.sampling import Sampling
 from italic.models.transformers import sampling as laws
 from italic.models.transformers.board import Board
 from italic.models.transformers.lanes import Row
+from italic.models.transformers.network import no_numbers
 from italic.models.transformers.tickets import Left, Ticket
 
 if TYPE_CHECKING:
@@ -38,11 +39,11 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 
 class TransformersSession:
-    """See `italic.core.protocols.Session`."""
+    """See `italic.core.protocols.Session`. lanes: free to be used otherwise while it is not busy."""
 
     def __init__(self, model: TransformersModel) -> None:
         self._model = model
-        self._lanes = model.lanes()
+        self.lanes = model.lanes()
         self._board = Board.of(model.rows)
         self._active = 0
         self._tickets: dict[int, Ticket] = {}
@@ -70,7 +71,7 @@ class TransformersSession:
     @property
     def calls(self) -> int:
         """Forward passes since the session began."""
-        return self._lanes.calls
+        return self.lanes.calls
 
     def submit(self, ticket: int, job: Extend) -> None:
         """Take a job in. Raises ProgramError if its drafts are not this model's or the ticket is under way."""
@@ -92,11 +93,11 @@ class TransformersSession:
             if known:
                 self._grow(np.asarray(list(known)), torch.stack(list(known.values())))
             if self._active and (allowance is None or self._active <= allowance - (self._generated - before)):
-                for source, target in self._lanes.pack(self._board.size):
+                for source, target in self.lanes.pack(self._board.size):
                     self._board.move(source, target)
                 tokens, sizes = self._board.tokens[: self._active], self._board.size[: self._active]
-                self._board.fed[: self._active] += self._lanes.cost(sizes)
-                self._grow(np.arange(self._active), self._lanes.forward(tokens, sizes))
+                self._board.fed[: self._active] += self.lanes.cost(sizes)
+                self._grow(np.arange(self._active), self.lanes.forward(tokens, sizes))
             through, self._through = self._through, []
             for ticket in through:
                 del self._tickets[ticket.number]
@@ -126,7 +127,7 @@ class TransformersSession:
             ticket, index = self._waiting.popleft()
             chosen.append((ticket, index, ticket.row(index)))
         known: dict[int, Tensor] = {}
-        places = self._lanes.enter([row for _, _, row in chosen])
+        places = self.lanes.enter([row for _, _, row in chosen])
         for (ticket, index, row), place in zip(chosen, places, strict=True):
             self._seat(ticket, index, row, place.lane)
             ticket.positions += place.positions
@@ -149,7 +150,9 @@ class TransformersSession:
         board.threshold[lane] = ticket.threshold
         board.fed[lane] = 0
         board.seeds[lane] = ticket.drafts.seeds[index]
-        board.law[lane] = self._laws.setdefault(replace(sampling, max_tokens=1, stop=(), ignore_eos=False), len(self._laws))
+        board.law[lane] = self._laws.setdefault(
+            replace(sampling, max_tokens=1, stop=(), ignore_eos=False), len(self._laws)
+        )
         board.ends[lane] = not sampling.ignore_eos
         board.stop[lane] = self._stops.setdefault(sampling.stop, len(self._stops))
         board.ticket[lane] = ticket.number
@@ -201,11 +204,7 @@ class TransformersSession:
         lane = lanes[0]
         prompt = self._tickets[int(self._board.ticket[lane])].drafts.prompt.id
         at = self._board.size[lane] - self._board.start[lane]
-        raise ModelError(
-            f"the model {self._model.name} gave logits that are NaN or infinite for prompt {prompt!r}, "
-            f"response token {at} ({len(lanes)} rows in this step)",
-            hint="Check the weights; if they are sound, load the model with dtype='float32' or 'bfloat16'.",
-        )
+        raise no_numbers(self._model.name, f"prompt {prompt!r}, response token {at} ({len(lanes)} rows in this step)")
 
     def _suspects(self, lanes: NDArray[np.int64], ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which rows' new tokens may have completed a stop string."""
@@ -241,7 +240,7 @@ class TransformersSession:
             logps=board.logps[lane, entered:size].copy(),
             reason=reason,
             chars=chars,
-            note=self._lanes.leave(lane, tokens, logits),
+            note=self.lanes.leave(lane, tokens, logits),
         )
         ticket.tokens += int(size - entered)
         ticket.positions += int(board.fed[lane])

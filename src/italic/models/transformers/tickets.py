@@ -60,12 +60,8 @@ class Ticket:
         return ticket, going
 
     def row(self, index: int) -> Row:
-        """A row as it is now. Rows without a response yet share one array of tokens."""
-        drafts, steps = self.drafts, int(self.drafts.steps[index])
-        tokens = drafts.prompt_tokens
-        if steps:
-            tokens = np.concatenate((tokens, drafts.ids[index, :steps]))
-        return Row(tokens, len(drafts.prompt_tokens), drafts.memory[index])
+        """A row as it is now."""
+        return row_of(self.drafts, index)
 
     def answer(self) -> Grown:
         """The drafts with what their rows grew by."""
@@ -82,3 +78,11 @@ class Ticket:
         reason[(reason == UNFINISHED) & (steps >= drafts.sampling.max_tokens)] = LENGTH
         longer = replace(drafts, ids=ids, logps=logps, steps=steps, reason=reason, chars=chars, memory=tuple(memory))
         return Grown(longer, Spent(self.tokens, self.positions), self.stopped)
+
+
+def row_of(drafts: TextDrafts, index: int) -> Row:
+    """One row of a batch. Rows without a response yet share one array of tokens."""
+    steps, tokens = int(drafts.steps[index]), drafts.prompt_tokens
+    if steps:
+        tokens = np.concatenate((tokens, drafts.ids[index, :steps]))
+    return Row(tokens, len(drafts.prompt_tokens), drafts.memory[index])
