@@ -1,10 +1,10 @@
 """What the cascade is worth, reward against tokens and seconds, beside its rivals.
 
-`python benchmarks/cascade_rewards.py` prints the table; with `--measure` it is measured anew. The bundled pair in float32, responses of at most 128 tokens, 200 held-out prompts; `italic calibrate` is given the
-other 80, 8 responses each. All methods run on the same engine and caches. Best-of-n is one run with n = 64, of which
-the first n draws are best-of-n's; soft-best-of-n's reward is its expectation given those draws. The main lines
-(best-of-n, the cascade as `italic calibrate` sets it) have three seeds, the others one. Intervals: 95 %, bootstrapped
-over prompts.
+`python benchmarks/cascade_rewards.py` prints the table; with `--measure` it is measured anew. The bundled pair in
+float32, responses of at most 128 tokens, 200 held-out prompts; `italic calibrate` is given the other 80, 8 responses
+each. All methods run on the same engine and caches. Best-of-n is one run with n = 64, of which the first n draws are
+best-of-n's; soft-best-of-n's reward is its expectation given those draws. The main lines (best-of-n, the cascade as
+`italic calibrate` sets it) have three seeds, the others one. Intervals: 95 %, bootstrapped over prompts.
 
 perplexity: of the answers under the model itself, exp of the mean negative log-probability of a token. kl: the mean of
 the certificates' estimates for the cascade, the bound log n - (n-1)/n for choices among n, -log p for the greedy ARGS.

@@ -25,7 +25,10 @@ from italic.run.align import make_tasks
 from italic.run.event import SCORE_BATCH, event_driven
 from italic.run.ledger import Ledger
 
-VALUES = {"rejection": "rejection:bound=4.5,beta=2,max_draws=24,parallel=5"}
+VALUES = {
+    "rejection": "rejection:bound=4.5,beta=2,max_draws=24,parallel=5",
+    "cascade": "cascade:r_star=1,tau_u=1,min_segment=1",
+}
 METHODS: dict[str, Method] = {
     **{name: Custom(body) for name, body in SYNTHETIC.items()},
     **{

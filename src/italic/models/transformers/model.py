@@ -149,11 +149,11 @@ class TransformersModel:
     def likelihood(self, batches: Sequence[Drafts]) -> list[Weighed]:
         """What the model's own law says of each token of the responses: see `Weighed`.
 
-        Each different row costs one pass of its tokens but the last, together with rows of like length. Raises
-        ModelError, and ProgramError for drafts of another model.
+        Each different row of a batch costs one pass of its tokens but the last, together with rows of like length.
+        Raises ModelError, and ProgramError for drafts of another model.
         """
         with self.lock, torch.inference_mode():
-            return weigh(self.network, [self.own(drafts) for drafts in batches], self.rows, self.name)
+            return [weigh(self.network, self.own(drafts), self.rows, self.name) for drafts in batches]
 
     def likeliest(self, batches: Sequence[tuple[Drafts, int]]) -> list[Fanned]:
         """The children of the unfinished rows by their k likeliest tokens: see `Fanned`.

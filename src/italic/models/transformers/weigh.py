@@ -1,8 +1,9 @@
 """How likely a decoder finds what was written, and how uncertain it was: whole rows, every token given.
 
-Rows of like length go through the network together, padded behind, where none of them looks. Equal rows go once. Only
-the logits of the responses are asked for, and only so many at a time as fit into a bound, unless one row has more. On a
-CPU that bound is what a cache can hold, as a pass of 32 rows takes almost twice the time of four of 8 (measured).
+Rows of one batch and of like length go through the network together, padded behind, where none of them looks; rows of
+different batches do not, because the last digits depend on the shape of a pass. Equal rows go once. Only the logits of
+the responses are asked for, and only so many at a time as fit into a bound, unless one row has more. On a CPU that is
+what a cache can hold, as a pass of 32 rows takes almost twice the time of four of 8 (measured).
 """
 
 from __future__ import annotations
@@ -29,38 +30,34 @@ LOGITS = {"cpu": 2**25, "other": 2**28}
 class Line:
     """One row to be weighed. tokens: int32 [n], prompt and response, n > start >= 1, the prompt's length.
 
-    batch: the first that has it. told: float64 [2, n - start], log-probabilities and entropies, once they are known.
+    told: float64 [2, n - start], log-probabilities and entropies, once they are known.
     """
 
     tokens: Tokens
     start: int
-    batch: int
     told: NDArray[np.float64] | None = None
 
 
-def weigh(network: Network, batches: Sequence[TextDrafts], most: int, name: str) -> list[Weighed]:
-    """The answer for each batch, at most `most` rows a pass; a row in several batches is booked on the first.
+def weigh(network: Network, drafts: TextDrafts, most: int, name: str) -> Weighed:
+    """The answer for one batch, at most `most` rows a pass. name: the model's.
 
-    name: the model's. Raises ModelError if the network fails or gives no numbers, ProgramError for a prompt of no
-    tokens.
+    Raises ModelError if the network fails or gives no numbers, ProgramError for a prompt of no tokens.
     """
-    lines: dict[tuple[int, bytes], Line] = {}
-    rows = [_lines(drafts, i, lines) for i, drafts in enumerate(batches)]
-    spent = [Spent()] * len(batches)
+    rows, spent = _lines(drafts), Spent()
+    different = list({id(line): line for line in rows if line is not None}.values())
     fit = LOGITS.get(network.device.type, LOGITS["other"]) // (4 * network.vocabulary)
-    for chunk in _chunks(list(lines.values()), most, fit):
+    for chunk in _chunks(different, most, fit):
         _tell(network, chunk)
         for line in chunk:
             assert line.told is not None
             if np.isnan(line.told).any():
                 at = int(np.isnan(line.told).any(0).argmax())
-                raise no_numbers(name, f"prompt {batches[line.batch].prompt.id!r}, response token {at}")
-            spent[line.batch] += Spent(positions=len(line.tokens) - 1)
-        spent[chunk[0].batch] += Spent(calls=1)
-    return [_padded(drafts, mine, cost) for drafts, mine, cost in zip(batches, rows, spent, strict=True)]
+                raise no_numbers(name, f"prompt {drafts.prompt.id!r}, response token {at}")
+        spent += Spent(positions=sum(len(line.tokens) - 1 for line in chunk), calls=1)
+    return _padded(drafts, rows, spent)
 
 
-def _lines(drafts: TextDrafts, batch: int, known: dict[tuple[int, bytes], Line]) -> list[Line | None]:
+def _lines(drafts: TextDrafts) -> list[Line | None]:
     """A line for each row, None for a row of no response; equal rows have the same one."""
     start = len(drafts.prompt_tokens)
     if not start:
@@ -68,10 +65,11 @@ def _lines(drafts: TextDrafts, batch: int, known: dict[tuple[int, bytes], Line])
             f"the drafts of prompt {drafts.prompt.id!r} begin with no token, so there is no law of the first",
             hint="Make drafts with the model's `start`: it begins an empty prompt with a token, or refuses it.",
         )
+    known: dict[bytes, Line] = {}
     found: list[Line | None] = []
     for response in drafts.tokens:
-        line = Line(np.concatenate((drafts.prompt_tokens, response)), start, batch)
-        found.append(known.setdefault((start, line.tokens.tobytes()), line) if len(response) else None)
+        line = Line(np.concatenate((drafts.prompt_tokens, response)), start)
+        found.append(known.setdefault(line.tokens.tobytes(), line) if len(response) else None)
     return found
 
 
