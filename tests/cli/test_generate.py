@@ -240,3 +240,11 @@ def test_out_in_a_place_that_cannot_be_written(italic, prompts: Path) -> None:
     said = italic("generate", prompts, *TOY, "--out", "/proc/nowhere/out.jsonl")
     assert said.code == 1
     assert "cannot write" in said.err
+
+
+def test_a_target_out_of_reach_is_told(italic) -> None:
+    words = ("generate", "-p", "one", "--model", "toy:letters=3", "--reward", "toy:seed=1", "--max-tokens", "6", "-M")
+    far, near = (italic(*words, f"cascade:r_star={r},tau_u=1,min_segment=1,tries=3") for r in (50, -50))
+    assert "In 100% of the steps every try was rejected" in far.err
+    assert far.code == near.code == 0
+    assert "rejected" not in near.err

@@ -27,6 +27,9 @@ from italic.run.desk import Result
 from italic.run.ledger import Budget, Ledger
 from italic.run.record import Record, plain
 
+OFTEN = 0.5
+"""With a larger share of steps that ran out of tries, a run says so."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -85,6 +88,7 @@ def _run(
     ledger = Ledger(request.budget)
     spec = method_spec(method, method_name(method))
     through = incomplete = 0
+    exhausted: list[float] = []
     try:
         with progress_bar("prompts", total, total - len(rest), request.quiet) as meter:
             for result in stream(
@@ -110,10 +114,18 @@ def _run(
                 meter.advance()
                 through += 1
                 incomplete += not result.outcome.complete
+                certificate = result.outcome.certificate
+                if certificate is not None and certificate.exhaustion_rate is not None:
+                    exhausted.append(certificate.exhaustion_rate)
     except KeyboardInterrupt:
         saved = f"{through + total - len(rest)} of {total} prompts are saved in {request.out}" if record else "stopped"
         raise Interrupted(saved, hint="Type the same command again to go on." if record else "") from None
     remark(summary(ledger.usage))
+    if exhausted and sum(exhausted) > OFTEN * len(exhausted):
+        remark(
+            f"In {sum(exhausted) / len(exhausted):.0%} of the steps every try was rejected, and the best of them was "
+            f"taken: {spec.partition(':')[0]} aims too high for these prompts, or may try too seldom."
+        )
     if trace is not None:
         drawn = f", {len(trace.pictures)} pictures beside it" if trace.pictures else ""
         remark(f"the trace is in {trace.folder / 'trace.jsonl'}{drawn}")

@@ -12,27 +12,25 @@ tested in order: how many changes what is paid, never which is accepted.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, NamedTuple, cast
+from typing import ClassVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from italic.core.drafts import TextDrafts
 from italic.core.errors import OutOfBudget, RewardError, UsageError
-from italic.core.outcome import Certificate, Outcome
+from italic.core.outcome import Outcome
 from italic.core.protocols import Paper, Task
-from italic.core.questions import Asking, best, extend, note, score
-from italic.core.sampling import Sampling, Until
+from italic.core.questions import Asking, extend, note, score
+from italic.core.sampling import Until
+from italic.methods._cascade import Aim, Count, Kept, added, reference_sampling
 from italic.methods._rows import first_scored
 from italic.values.calibration import R_QUANTILE, TAU_QUANTILE, Calibration
 
-TOP_K = 40
-"""The top-k of the reference implementation."""
 BETA = 0.7
-"""Its beta, and ours where there is no calibration."""
+"""The beta of the reference implementation, and ours where there is no calibration."""
 BETA_OF_SPREAD = 0.1
 """With a calibration: beta as a share of the standard deviation of a prompt's rewards."""
 
@@ -153,7 +151,7 @@ class Cascade:
                     reward=kept.reward,
                     threshold=float(aim.thresholds(kept.drafts)[0]),
                     exhausted=kept.exhausted,
-                    text=_added(drafts, kept.drafts),
+                    text=added(drafts, kept.drafts),
                 )
                 drafts, reward = kept.drafts, kept.reward
                 count.add(kept)
@@ -174,7 +172,7 @@ class Cascade:
         if self.calibrated is not None:
             self.calibrated.agree(drafts)
         if self.exact:
-            law = _reference_sampling(drafts.sampling, self._beta, self.max_segment)
+            law = reference_sampling(drafts.sampling, self._beta, self.max_segment)
             drafts = cast(TextDrafts, task.begin(task.key.at("start").seeds(1), law))
         return drafts, most
 
@@ -259,110 +257,3 @@ class Cascade:
         """How many tries to draw at once: a share of those that it should take, by the acceptance so far."""
         expected = (2 + count.tested) / (1 + count.accepted)
         return min(self.parallel, max(1, int(self.eager * expected)))
-
-
-class Aim(NamedTuple):
-    """The threshold: from `start` at no tokens it goes in a line to r_star at `steps` tokens, and is never above it.
-
-    A finished response is as long as it will ever be: its threshold is r_star.
-    """
-
-    start: float
-    r_star: float
-    steps: int
-
-    def thresholds(self, drafts: TextDrafts) -> NDArray[np.float64]:
-        """Those of drafts, float64 [n]."""
-        t = np.where(drafts.done, self.steps, drafts.steps)
-        return np.asarray(np.minimum(self.start + t * (self.r_star - self.start) / self.steps, self.r_star))
-
-
-class Kept(NamedTuple):
-    """A segment that the response goes on with. tested: tries that it took. log_chance: of its acceptance."""
-
-    drafts: TextDrafts
-    reward: float
-    tested: int
-    exhausted: bool = False
-    log_chance: float = 0.0
-
-    @property
-    def log_ratio(self) -> float:
-        """An estimate of log q/p, the segment's probability here over that under the model.
-
-        Accepted: log a - log A, with A the chance of a try; the harmonic number of the rejected tries has mean -log A,
-        whatever was accepted. The best of n: at most log n - (n - 1)/n, and log n/(n - 1) for the tries being rejected
-        ones, which they are with a probability of about 1/n at least.
-        """
-        if not self.exhausted:
-            return self.log_chance + float(np.sum(1 / np.arange(1, self.tested)))
-        n = self.tested
-        return math.log(n) - (n - 1) / n + (math.log(n / (n - 1)) if n > 1 else 0.0)
-
-
-@dataclass
-class Count:
-    """What a run has come to so far. log_ratio: an estimate of the log of the response's probability here over that
-    under the model. spare: the best finished response among all tries, and its reward."""
-
-    segments: int = 0
-    tested: int = 0
-    exhausted: int = 0
-    log_ratio: float = 0.0
-    spare: tuple[TextDrafts, float] | None = None
-
-    @property
-    def accepted(self) -> int:
-        """Tries that were accepted by their reward."""
-        return self.segments - self.exhausted
-
-    def add(self, kept: Kept) -> None:
-        """One more segment."""
-        self.segments += 1
-        self.exhausted += kept.exhausted
-        self.log_ratio += kept.log_ratio
-
-    def remember(self, drafts: TextDrafts, rewards: NDArray[np.float64]) -> None:
-        """Keep the best finished response of these, in case a budget ends the run."""
-        finished = np.where(drafts.done, rewards, np.nan)
-        if not np.all(np.isnan(finished)):
-            row = best(finished)
-            if self.spare is None or finished[row] > self.spare[1]:
-                self.spare = drafts[[row]], float(finished[row])
-
-    def certificate(self) -> Certificate:
-        """The evidence."""
-        return Certificate(
-            kl=self.log_ratio,
-            acceptance=self.accepted / self.tested if self.tested else None,
-            exhaustion_rate=self.exhausted / self.segments if self.segments else None,
-            mean_draws=self.tested / self.segments if self.segments else None,
-            proposals=self.tested,
-            accepted=self.accepted,
-        )
-
-
-def _reference_sampling(given: Sampling, beta: float, segment: int) -> Sampling:
-    """How the reference implementation draws. Raises UsageError if the run says otherwise."""
-    law = replace(
-        given, temperature=beta, top_k=TOP_K, max_tokens=given.max_tokens + segment - 1, stop=(), ignore_eos=True
-    )
-    plain = Sampling(given.max_tokens)
-    changed = [
-        name
-        for name in ("temperature", "top_k", "top_p", "min_p", "stop")
-        if getattr(given, name) not in (getattr(plain, name), getattr(law, name))
-        or (name in ("top_p", "min_p") and getattr(given, name) != getattr(plain, name))
-    ]
-    if changed:
-        raise UsageError(
-            f"cascade:exact=true with another {', '.join(changed)} than the reference implementation's",
-            hint=f"Leave it out: tokens are drawn at temperature beta={beta:g} from the likeliest {TOP_K}, to the end.",
-        )
-    return law
-
-
-def _added(before: TextDrafts, after: TextDrafts) -> str:
-    """What a segment adds to the text, whole characters only."""
-    old, new = before.texts[0].rstrip("\ufffd"), after.texts[0]
-    return new[len(old) :] if after.done[0] else new.rstrip("\ufffd")[len(old) :]
