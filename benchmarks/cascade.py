@@ -87,7 +87,8 @@ def run(model: Any, reward: Any, method: Cascade, which: list[Prompt], seed: int
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """All figures of one run."""
-    model, reward = italic.build_model("demo", dtype="float32"), italic.build_reward("demo", dtype="float32")
+    model = italic.build_model(arguments.model, dtype=arguments.dtype)
+    reward = italic.build_reward("demo", dtype="float32")
     exact = Cascade(r_star=arguments.r_star, tau_u=arguments.tau_u, exact=True, parallel=16, eager=arguments.eager)
     default = Cascade(r_star=arguments.r_star, tau_u=arguments.tau_u, beta=0.1, parallel=16, eager=arguments.eager)
     plain, asked = Plain(model, reward, exact), prompts(model, MANY)
@@ -140,10 +141,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--model", default="demo", help="or demo:compiled=true")
+    parser.add_argument("--dtype", default="float32", help="of the model; in bfloat16 tokens may differ")
     parser.add_argument("--r-star", type=float, default=1.5)
-    parser.add_argument("--tau-u", type=float, default=2.5)
-    parser.add_argument("--eager", type=float, default=1.0, help="of the method: tries drawn at once")
-    parser.add_argument("--prompts", type=int, default=3, help="on how many prompts the plain loop is run")
+    parser.add_argument("--tau-u", type=float, default=3.5)
+    parser.add_argument("--eager", type=float, default=1.5, help="of the method: tries drawn at once")
+    parser.add_argument("--prompts", type=int, default=2, help="on how many prompts the plain loop is run")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()

@@ -75,7 +75,7 @@ def plot_rewards(path: Path) -> None:
         axes.set_xlabel(name)
         axes.grid(alpha=0.25)
     both[0].set_ylabel("mean reward of the answer")
-    both[0].legend(fontsize=8, loc="upper left")
+    both[0].legend(fontsize=8, loc="lower right")
     figure.tight_layout()
     figure.savefig(path, dpi=130)
 

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from rich.table import Table
 
 from italic.cli.show import screen
+from italic.core.errors import UsageError
 from italic.core.protocols import Paper
 from italic.core.registry import Kind, entries, find, method_class
 from italic.core.spec import parse
@@ -104,7 +105,11 @@ def needs(cls: type[Any]) -> str:
     depends = "depends on the parameters"
     if any(f.default is MISSING and f.default_factory is MISSING for f in fields(cls)):
         return depends
-    return f"{', '.join(sorted(cls().needs)) or 'nothing'} ({depends})"
+    try:
+        method = cls()
+    except UsageError:  # one of several parameters must be given
+        return depends
+    return f"{', '.join(sorted(method.needs)) or 'nothing'} ({depends})"
 
 
 def options(load: Any) -> list[tuple[str, str]]:
