@@ -101,10 +101,11 @@ class Count:
 
 
 def reference_sampling(given: Sampling, beta: float, segment: int) -> Sampling:
-    """How the reference implementation draws. Raises UsageError if the run says otherwise."""
-    law = replace(
-        given, temperature=beta, top_k=TOP_K, max_tokens=given.max_tokens + segment - 1, stop=(), ignore_eos=True
-    )
+    """How the reference implementation draws, with room for more than it ever writes: no response ends by itself.
+
+    Raises UsageError if the run says otherwise.
+    """
+    law = replace(given, temperature=beta, top_k=TOP_K, max_tokens=given.max_tokens + segment, stop=(), ignore_eos=True)
     plain = Sampling(given.max_tokens)
     changed = [
         name
