@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from altered import Altered
 from enumerated import ROOT, Tree
 
 import italic
@@ -162,22 +162,6 @@ def test_the_seed_matters_only_if_tokens_are_drawn() -> None:
     assert texts(DRAWN, 0) == texts(DRAWN, 0) != texts(DRAWN, 1)
 
 
-@dataclass(frozen=True)
-class Altered:
-    """The toy reward with its scores changed by `alter(texts, rewards)`; NaN makes a score missing."""
-
-    alter: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    name: str = "altered"
-    needs: frozenset[str] = frozenset({"texts"})
-    partial: bool = True
-    deterministic: bool = True
-
-    def score(self, batches):
-        answers = REWARD.score(batches)
-        changed = [self.alter(np.array(d.texts), a.rewards) for d, a in zip(batches, answers, strict=True)]
-        return [replace(a, rewards=c, missing=np.isnan(c)) for a, c in zip(answers, changed, strict=True)]
-
-
 def has_a(texts: np.ndarray) -> np.ndarray:
     return np.char.find(texts, "a") >= 0
 
@@ -187,14 +171,14 @@ def has_a(texts: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("other", [None, -np.inf])
 def test_a_token_without_a_score_is_not_kept(weight: float, temperature: float, other: float | None) -> None:
     """Not even where all others have the lowest: with every letter but the a there is always one with a score."""
-    reward = Altered(lambda texts, r: np.where(has_a(texts), np.nan, r if other is None else other))
+    reward = Altered(lambda texts, r, done: np.where(has_a(texts), np.nan, r if other is None else other))
     for outcome in run(Args(weight=weight, k=9, temperature=temperature), reward=reward):
         assert "a" not in outcome.drafts.texts[0]
         assert other is None or outcome.rewards.tolist() == [-np.inf]
 
 
 def test_the_lowest_reward_is_passed_over_if_it_counts() -> None:
-    reward = Altered(lambda texts, r: np.where(has_a(texts), -np.inf, r))
+    reward = Altered(lambda texts, r, done: np.where(has_a(texts), -np.inf, r))
     assert not any("a" in outcome.drafts.texts[0] for outcome in run(Args(weight=0.01, k=9), reward=reward))
     plain = run(Args(weight=0, k=9), reward=reward)
     assert any("a" in outcome.drafts.texts[0] for outcome in plain), "without a weight it does not"
@@ -205,7 +189,7 @@ def test_the_lowest_reward_is_passed_over_if_it_counts() -> None:
 def test_where_none_has_a_score_the_likeliest_is_kept(temperature: float) -> None:
     """Nothing but whole responses of the greedy kind has a score."""
     ends = {MODEL.codec.decode(np.zeros(0), row) for row in greedy(MODEL, PROMPTS[:1], SHORT)}
-    reward = Altered(lambda texts, r: np.where(np.isin(texts, list(ends)), r, np.nan))
+    reward = Altered(lambda texts, r, done: np.where(np.isin(texts, list(ends)), r, np.nan))
     (outcome,) = run(Args(k=3, temperature=temperature), reward=reward, prompts=PROMPTS[:1])
     assert set(outcome.drafts.texts) == ends
     assert len(outcome.drafts.texts[0]) > 1
@@ -213,7 +197,7 @@ def test_where_none_has_a_score_the_likeliest_is_kept(temperature: float) -> Non
 
 def test_an_answer_without_a_score_is_an_error() -> None:
     with pytest.raises(RewardError, match="every score that an answer to prompt 'p0' could be chosen by is missing"):
-        run(Args(), reward=Altered(lambda texts, r: np.full(len(r), np.nan)), prompts=PROMPTS[:1])
+        run(Args(), reward=Altered(lambda texts, r, done: np.full(len(r), np.nan)), prompts=PROMPTS[:1])
 
 
 @pytest.mark.parametrize(
@@ -255,4 +239,4 @@ def test_what_it_needs() -> None:
     with pytest.raises(MismatchError, match=r"Args needs likeliest \(list the likeliest next tokens of a draft\)"):
         check(Args(), italic.build_model("gaussian"), REWARD)
     with pytest.raises(MismatchError, match="Args needs partial"):
-        check(Args(), MODEL, replace(Altered(lambda _, r: r), partial=False))
+        check(Args(), MODEL, replace(Altered(lambda texts, r, done: r), partial=False))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from altered import Altered
 from batched import draw_texts
 from batched import make_tasks as toy_tasks
 
@@ -33,30 +33,14 @@ METHODS = [Sample(n=4), BestOfN(n=4), SoftBestOfN(n=4, beta=0.5), Rejection(boun
 NAMES = [type(m).__name__ for m in METHODS]
 
 
-@dataclass(frozen=True)
-class Altered:
-    """The toy reward with its scores changed by `alter(texts, rewards)`; NaN makes a score missing."""
-
-    alter: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    name: str = "altered"
-    needs: frozenset[str] = frozenset({"texts"})
-    partial: bool = True
-    deterministic: bool = True
-
-    def score(self, batches):
-        answers = REWARD.score(batches)
-        changed = [self.alter(np.array(d.texts), a.rewards) for d, a in zip(batches, answers, strict=True)]
-        return [replace(a, rewards=c, missing=np.isnan(c)) for a, c in zip(answers, changed, strict=True)]
-
-
 def is_a(texts):
     return np.char.startswith(texts, "a")
 
 
-A_MISSING = Altered(lambda texts, rewards: np.where(is_a(texts), np.nan, rewards))
-A_LOWEST = Altered(lambda texts, rewards: np.where(is_a(texts), -np.inf, rewards))
-ALL_LOWEST = Altered(lambda texts, rewards: np.where(is_a(texts), np.nan, -np.inf))
-ALL_MISSING = Altered(lambda texts, rewards: np.full(len(rewards), np.nan))
+A_MISSING = Altered(lambda texts, rewards, done: np.where(is_a(texts), np.nan, rewards))
+A_LOWEST = Altered(lambda texts, rewards, done: np.where(is_a(texts), -np.inf, rewards))
+ALL_LOWEST = Altered(lambda texts, rewards, done: np.where(is_a(texts), np.nan, -np.inf))
+ALL_MISSING = Altered(lambda texts, rewards, done: np.full(len(rewards), np.nan))
 
 
 def run(method, *, reward=REWARD, prompts=PROMPTS, seed=0, budget=None, driver=lockstep, window=64, model=MODEL):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 
 import numpy as np
 import pytest
+from altered import Altered, each
 from enumerated import Tree
 from hypothesis import given
 from hypothesis import strategies as st
@@ -263,21 +263,6 @@ def test_a_block_of_which_no_draw_has_a_value_keeps_the_first():
             assert not before.done.any(), "one that has ended has a reward"
 
 
-@dataclass(frozen=True)
-class Altered(ToyReward):
-    """The toy reward with other scores for some texts; NaN is missing."""
-
-    alter: Callable[[str, float], float] = lambda text, reward: reward
-
-    def score(self, batches):
-        answered = []
-        for drafts, scored in zip(batches, super().score(batches), strict=True):
-            pairs = zip(drafts.texts, scored.rewards.tolist(), strict=True)
-            rewards = np.array([self.alter(text, reward) for text, reward in pairs])
-            answered.append(replace(scored, rewards=rewards, missing=np.isnan(rewards)))
-        return answered
-
-
 MODEL, SAMPLING = ToyModel(letters=2, length=4, seed=3), Sampling(max_tokens=5)
 SMALL = Blockwise(n=4, block=2)
 
@@ -290,20 +275,20 @@ def run(method=SMALL, reward=None, sampling=SAMPLING, budget=None, driver=event_
 
 
 def test_a_missing_score_is_not_chosen():
-    chosen, _ = run(replace(SMALL, n=8), reward=Altered(seed=1, alter=lambda text, r: np.nan if r > 0.8 else r))
+    chosen, _ = run(replace(SMALL, n=8), reward=Altered(each(lambda text, r: np.nan if r > 0.8 else r)))
     assert all(o.reward <= 0.8 for o in chosen)
     assert {o.certificate.kl_bound is None for o in chosen} == {True, False}
 
 
 def test_nothing_but_the_lowest_reward():
-    chosen, _ = run(reward=Altered(alter=lambda text, r: -np.inf))
+    chosen, _ = run(reward=Altered(each(lambda text, r: -np.inf), ToyReward()))
     assert all(o.complete and o.reward == -np.inf and o.certificate.kl_bound is not None for o in chosen)
 
 
 @pytest.mark.parametrize("alter", [lambda text, r: np.nan, lambda text, r: r if len(text) == 2 else np.nan])
 def test_every_score_missing_is_an_error(alter):
     with pytest.raises(RewardError, match=r"every score that an answer to prompt 'p\d+' could be") as failure:
-        run(reward=Altered(alter=alter))
+        run(reward=Altered(each(alter), ToyReward()))
     assert "italic doctor" in failure.value.hint
 
 

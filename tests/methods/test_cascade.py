@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from altered import Altered
 
 from italic.core.errors import MismatchError, RewardError, UsageError
 from italic.core.keys import Key
@@ -33,24 +34,6 @@ from italic.values.responses import Responses
 MODEL, REWARD, LONG = ToyModel(letters=3, length=6, seed=1, spread=0.8), ToyReward(seed=1), Sampling(max_tokens=7)
 PROMPTS = [Prompt(f"p{i}", text=f"prompt {i}") for i in range(6)]
 EASY = Cascade(r_star=0.5, tau_u=1.0, beta=0.3, min_segment=1, max_segment=3)
-
-
-@dataclass(frozen=True)
-class Altered:
-    """The toy reward with its scores changed: `alter(texts, done, rewards)`; NaN makes a score missing."""
-
-    alter: Callable[[np.ndarray, np.ndarray, np.ndarray], Any]
-    name: str = "altered"
-    needs: frozenset[str] = frozenset({"texts"})
-    partial: bool = True
-    deterministic: bool = True
-
-    def score(self, batches):
-        answers = []
-        for d, a in zip(batches, REWARD.score(batches), strict=True):
-            changed = np.broadcast_to(self.alter(np.array(d.texts), d.done, a.rewards), len(d)).astype(float)
-            answers.append(replace(a, rewards=changed, missing=np.isnan(changed)))
-        return answers
 
 
 def run(method, *, reward=REWARD, prompts=PROMPTS, sampling=LONG, model=MODEL, seed=0, **more) -> list[Outcome]:
@@ -179,7 +162,7 @@ def test_an_empty_prompt() -> None:
 
 def test_rewards_of_minus_infinity_and_missing_ones_are_never_accepted() -> None:
     for value in (np.nan, -np.inf):
-        reward = Altered(lambda texts, done, r, value=value: np.where(np.char.find(texts, "a") >= 0, value, r))
+        reward = Altered(lambda texts, r, done, value=value: np.where(np.char.find(texts, "a") >= 0, value, r))
         for outcome in run(replace(EASY, r_star=-50.0, tries=60), reward=reward):
             assert "a" not in outcome.drafts.texts[0]
             assert np.isfinite(outcome.reward)
@@ -187,31 +170,31 @@ def test_rewards_of_minus_infinity_and_missing_ones_are_never_accepted() -> None
 
 def test_the_best_of_bad_ones() -> None:
     """If all is rejected, -inf is above a missing score; only missing ones end the run."""
-    lowest = Altered(lambda texts, done, r: np.where((texts == "") & ~done, 0.0, -np.inf))
+    lowest = Altered(lambda texts, r, done: np.where((texts == "") & ~done, 0.0, -np.inf))
     assert {o.reward for o in run(EASY, reward=lowest)} == {-np.inf}
     mixed = Altered(
-        lambda texts, done, r: np.where(
+        lambda texts, r, done: np.where(
             (texts == "") & ~done, 0.0, np.where(np.char.find(texts, "a") >= 0, -np.inf, np.nan)
         )
     )
     assert {o.reward for o in run(replace(EASY, tries=60), reward=mixed)} == {-np.inf}
-    missing = Altered(lambda texts, done, r: np.where((texts == "") & ~done, 0.0, np.nan))
+    missing = Altered(lambda texts, r, done: np.where((texts == "") & ~done, 0.0, np.nan))
     with pytest.raises(RewardError, match="every score that an answer to prompt 'p0' could be chosen by is missing"):
         run(EASY, reward=missing)
 
 
 @pytest.mark.parametrize(("value", "told"), [(np.nan, "missing"), (-np.inf, "-inf"), (np.inf, "inf")])
 def test_a_prompt_without_a_finite_reward(value: float, told: str) -> None:
-    reward = Altered(lambda texts, done, r: np.where(texts == "", value, 0.3))
+    reward = Altered(lambda texts, r, done: np.where(texts == "", value, 0.3))
     with pytest.raises(RewardError, match=f"prompt 'p0' without a response is {told}") as caught:
         run(replace(EASY, r_star=0.0), reward=reward)
     assert "alpha=1" in caught.value.hint
-    ended = Altered(lambda texts, done, r: np.where((texts == "") & ~done, value, 0.3))
+    ended = Altered(lambda texts, r, done: np.where((texts == "") & ~done, value, 0.3))
     assert all(o.complete for o in run(replace(EASY, r_star=0.0, alpha=1), reward=ended))
 
 
 def test_infinite_rewards_are_accepted() -> None:
-    reward = Altered(lambda texts, done, r: np.where(done, np.inf, r))
+    reward = Altered(lambda texts, r, done: np.where(done, np.inf, r))
     assert all(o.reward == np.inf for o in run(EASY, reward=reward))
 
 
@@ -330,7 +313,7 @@ def test_bad_parameters_are_told(given: dict[str, Any], told: str) -> None:
 
 
 def test_it_says_what_it_needs() -> None:
-    deaf = Altered(lambda texts, done, r: r, partial=False)
+    deaf = Altered(lambda texts, r, done: r, partial=False)
     with pytest.raises(MismatchError, match="partial"):
         check(EASY, MODEL, deaf)
     with pytest.raises(MismatchError, match="entropy"):

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_behaviour import A_MISSING, ALL_MISSING, Altered
+from altered import Altered
+from test_behaviour import A_MISSING, ALL_MISSING
 
 from italic.core.errors import RewardError, UsageError
 from italic.core.prompt import Prompt
@@ -59,7 +60,7 @@ def test_likelihoods_and_entropies_are_the_models_own(sampling):
 
 def test_a_reward_of_whole_responses_is_asked_for_no_others():
     ledger = Ledger()
-    outcomes = run(Reference(4), reward=Altered(lambda _, rewards: rewards, partial=False), ledger=ledger)
+    outcomes = run(Reference(4), reward=Altered(lambda texts, rewards, done: rewards, partial=False), ledger=ledger)
     for outcome in outcomes:
         assert np.isnan(outcome.notes["prompt_reward"])
         assert outcome.notes["partial"].shape == (0, 4)

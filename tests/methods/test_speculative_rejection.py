@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from itertools import product
 
 import numpy as np
 import pytest
+from altered import Altered, each
 from enumerated import Tree
 from merged import Spied, answers, outcomes
 
@@ -190,21 +190,6 @@ def test_every_cut_leaves_the_best_of_the_unfinished(n, block, drop):
     assert equals > 3
 
 
-@dataclass(frozen=True)
-class Altered(ToyReward):
-    """The toy reward with other scores for some texts; NaN is missing."""
-
-    alter: Callable[[str, float], float] = lambda text, reward: reward
-
-    def score(self, batches):
-        answered = []
-        for drafts, scored in zip(batches, super().score(batches), strict=True):
-            pairs = zip(drafts.texts, scored.rewards.tolist(), strict=True)
-            rewards = np.array([self.alter(text, reward) for text, reward in pairs])
-            answered.append(replace(scored, rewards=rewards, missing=np.isnan(rewards)))
-        return answered
-
-
 MODEL, SAMPLING = ToyModel(letters=7, length=4, seed=3), Sampling(max_tokens=5)
 PROMPTS = [Prompt(f"p{i}", text=f"prompt {i}") for i in range(20)]
 MANY = SpeculativeRejection(n=32, block=1)
@@ -244,7 +229,7 @@ def test_it_costs_a_fraction_of_best_of_n():
 
 
 def test_a_missing_score_is_not_chosen():
-    chosen, _ = run(reward=Altered(seed=1, alter=lambda text, r: np.nan if r > 0.8 else r))
+    chosen, _ = run(reward=Altered(each(lambda text, r: np.nan if r > 0.8 else r)))
     assert all(o.reward <= 0.8 for o in chosen)
     assert all(o.certificate.kl_bound is None for o in chosen)
 
@@ -271,7 +256,7 @@ def test_drafts_without_any_value_rank_alike():
 
 
 def test_nothing_but_the_lowest_reward():
-    chosen, _ = run(reward=Altered(alter=lambda text, r: -np.inf))
+    chosen, _ = run(reward=Altered(each(lambda text, r: -np.inf), ToyReward()))
     assert all(o.complete and o.reward == -np.inf and o.chosen == 0 for o in chosen)
     assert all(o.certificate.kl_bound == kl_bound(32) for o in chosen)
 
@@ -279,7 +264,7 @@ def test_nothing_but_the_lowest_reward():
 @pytest.mark.parametrize("drop", [0.0, 0.5])
 def test_every_score_missing_is_an_error(drop):
     with pytest.raises(RewardError, match=r"every score that an answer to prompt 'p\d+' could be") as failure:
-        run(replace(MANY, drop=drop), reward=Altered(alter=lambda text, r: np.nan))
+        run(replace(MANY, drop=drop), reward=Altered(each(lambda text, r: np.nan), ToyReward()))
     assert "italic doctor" in failure.value.hint
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from altered import Altered, each
 from enumerated import Tree
 
 from italic.core.errors import MismatchError, RewardError, SpecError, UsageError
 from italic.core.prompt import Prompt
-from italic.core.protocols import Scored, check
+from italic.core.protocols import check
 from italic.core.sampling import Sampling
 from italic.core.spec import build_method
 from italic.laws.clipping import clipped_step
@@ -30,32 +31,6 @@ TREE = Tree(ToyModel(letters=2, length=4, seed=3), beta=0.7)
 REWARD, SAMPLING = ToyReward(seed=1), TREE.sampling
 MANY = [Prompt(f"p{i}", text=f"prompt {i}") for i in range(30)]
 PROMPTS = MANY[:6]
-
-
-@dataclass
-class Altered:
-    """The toy reward with other scores for some texts; NaN is missing."""
-
-    alter: object
-    name: str = "altered"
-    needs: frozenset[str] = frozenset({"texts"})
-    partial: bool = True
-    deterministic: bool = True
-
-    def score(self, batches):
-        answers = []
-        for drafts in batches:
-            rewards = np.array([self.alter(t, REWARD.of(drafts.prompt.last, t)) for t in drafts.texts], dtype=float)
-            answers.append(Scored(rewards, np.isnan(rewards)))
-        return answers
-
-
-class Ended(Altered):
-    """Which has no scores for finished drafts."""
-
-    def score(self, batches):
-        answers = zip(super().score(batches), batches, strict=True)
-        return [Scored(np.where(drafts.done, np.nan, a.rewards), drafts.done) for a, drafts in answers]
 
 
 def run(method, *, prompts=PROMPTS, reward=REWARD, seed=0, budget=None, driver=event_driven):
@@ -165,7 +140,7 @@ BAD = {"aa", "ab", "b", "ba"}
 )
 @pytest.mark.parametrize("out", [np.nan, -np.inf])
 def test_a_missing_score_is_not_chosen(method, out):
-    for outcome in run(method, reward=Altered(lambda text, r: out if text in BAD else r))[0]:
+    for outcome in run(method, reward=Altered(each(lambda text, r: out if text in BAD else r)))[0]:
         assert outcome.reward > -np.inf
         if isinstance(method, Chernoff):
             assert not BAD & set(outcome.drafts.texts)
@@ -186,14 +161,15 @@ def test_a_missing_score_is_not_chosen(method, out):
 def test_a_missing_score_is_as_good_as_the_lowest(options):
     """Also when it is the only one of its question: to the last bit, as all that counts is that it is not accepted."""
     method = Chernoff(beta=0.7, n=2, parallel=1, **options)
-    missing = run(method, reward=Altered(lambda text, r: np.nan if text in BAD else r))
-    lowest = run(method, reward=Altered(lambda text, r: -np.inf if text in BAD else r))
+    missing = run(method, reward=Altered(each(lambda text, r: np.nan if text in BAD else r)))
+    lowest = run(method, reward=Altered(each(lambda text, r: -np.inf if text in BAD else r)))
     assert [told(o) for o in missing[0]] == [told(o) for o in lowest[0]]
     assert missing[1].counts() == lowest[1].counts()
     assert any(o.certificate.acceptance < 0.5 for o in missing[0]), "some proposals were refused"
 
 
-NEVER = Altered(lambda text, r: np.nan)
+NEVER = Altered(each(lambda text, r: np.nan))
+NEVER_AT_THE_END = Altered(lambda texts, rewards, done: np.where(done, np.nan, rewards))
 
 
 @pytest.mark.parametrize("method", [Chernoff(), Chernoff(block=2), Chernoff(block=2, value="completions:2")], ids=str)
@@ -204,7 +180,7 @@ def test_a_draw_without_any_score_is_an_error(method):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
-@pytest.mark.parametrize("reward", [NEVER, Ended(lambda text, r: r)], ids=["never", "at the end"])
+@pytest.mark.parametrize("reward", [NEVER, NEVER_AT_THE_END], ids=["never", "at the end"])
 def test_an_answer_without_a_score_is_an_error(alpha, reward):
     """Also if the last scores alone are missing."""
     for method in (Svdd(n=2, block=1, alpha=alpha, children=2), Smc(n=2, block=1, particles=2)):
@@ -216,7 +192,7 @@ def test_an_answer_without_a_score_is_an_error(alpha, reward):
 @pytest.mark.parametrize("method", [Svdd(n=6, children=1, block=1), Smc(n=6, particles=1, block=1)], ids=lambda m: m.n)
 def test_the_first_answer_with_a_score_is_chosen(method):
     """A few answers have none; which others have one does not depend on them."""
-    outcomes, _ = run(method, reward=Altered(lambda t, r: np.nan if t in BAD else r), prompts=MANY)
+    outcomes, _ = run(method, reward=Altered(each(lambda t, r: np.nan if t in BAD else r)), prompts=MANY)
     for outcome in outcomes:
         scored = ~np.isnan(outcome.rewards)
         if outcome.log_weights is not None and np.any(outcome.log_weights > -np.inf):
@@ -227,7 +203,7 @@ def test_the_first_answer_with_a_score_is_chosen(method):
 
 def test_every_score_of_one_draw_missing_is_an_error():
     """The others have scores; but this draw has nothing to fall back on."""
-    some = Altered(lambda text, r: np.nan if len(text) < 3 else r)
+    some = Altered(each(lambda text, r: np.nan if len(text) < 3 else r))
     with pytest.raises(RewardError, match="every score of one draw's 2 proposals is missing"):
         run(Chernoff(n=50, baseline="constant", bound=3.0, max_draws=2), reward=some)
 
@@ -245,7 +221,7 @@ def test_every_score_of_one_draw_missing_is_an_error():
     ids=lambda m: type(m).__name__,
 )
 def test_nothing_but_the_lowest_reward(method):
-    for outcome in run(method, reward=Altered(lambda text, r: -np.inf))[0]:
+    for outcome in run(method, reward=Altered(each(lambda text, r: -np.inf)))[0]:
         assert outcome.reward == -np.inf
         assert outcome.log_weights is None or np.all(outcome.log_weights == -np.inf)
         if isinstance(method, Chernoff):
@@ -278,7 +254,7 @@ def test_a_budget_ends_whole_responses_with_what_was_tried(driver):
 def test_a_budget_may_end_before_every_draw_has_a_score(driver):
     """Then there is no row for each draw, and the driver answers with the best finished draft that has a score."""
     method = Chernoff(beta=0.2, n=8, baseline="constant", bound=4.0, parallel=1, max_draws=10_000)
-    some, seen = Altered(lambda text, r: r if len(text) > 3 else np.nan), Counter()
+    some, seen = Altered(each(lambda text, r: r if len(text) > 3 else np.nan)), Counter()
     for tokens in range(44, 200, 12):
         for outcome in run(method, reward=some, prompts=PROMPTS[:1], budget=Budget(tokens=tokens), driver=driver)[0]:
             assert not outcome.complete
