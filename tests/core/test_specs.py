@@ -106,7 +106,7 @@ def test_methods_by_spec() -> None:
     ("spec", "kind", "message"),
     [
         ("best-off-n", SpecError, "there is no method 'best-off-n'\nDid you mean best-of-n"),
-        ("zzz", SpecError, "there is no method 'zzz'\nKnown: args, "),
+        ("zzz", SpecError, "there is no method 'zzz'\nKnown: adaptive-best-of-n, "),
         ("best-of-n:m=4", SpecError, "the method best-of-n has no parameter 'm'\n"),
         ("rejection", SpecError, "the method rejection needs bound\nWrite for instance rejection:bound=1."),
         ("best-of-n:n=0", UsageError, "best-of-n with n=0"),

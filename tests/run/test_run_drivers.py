@@ -28,6 +28,7 @@ from italic.run.ledger import Ledger
 VALUES = {
     "rejection": "rejection:bound=4.5,beta=2,max_draws=24,parallel=5",
     "cascade": "cascade:r_star=1,tau_u=1,min_segment=1",
+    "optimal-stopping": "optimal-stopping:cost=0.2,n=12",
 }
 METHODS: dict[str, Method] = {
     **{name: Custom(body) for name, body in SYNTHETIC.items()},
@@ -66,13 +67,18 @@ def test_event_is_lockstep(name: str, rows: int) -> None:
 def test_nothing_but_the_seed_matters(
     name: str, driver: str, blocking: bool, rows: int, window: int, order: list[int], some: int
 ) -> None:
-    """Driver, batch size, order and company of the prompts: none of them changes an outcome, or what it cost."""
+    """Driver, batch size, order and company of the prompts: none of them changes an outcome, or what it cost.
+
+    The company matters to a method whose prompts share a budget; nothing else does.
+    """
     inner = ToyModel(rows=rows)
     model = Blocking(inner) if blocking else inner
     asked = [prompts(5)[i] for i in order[:some]]
     got, ledger = go(METHODS[name], driver=driver, model=model, asked=asked, window=window)
+    shares = hasattr(METHODS[name], "batch")
     for prompt in asked:
-        alone, _ = go(METHODS[name], driver="lockstep", asked=[prompt])
+        company = sorted(asked, key=lambda p: p.id) if shares else [prompt]
+        alone, _ = go(METHODS[name], driver="lockstep", asked=company)
         assert told(got[prompt.id].outcome) == told(alone[prompt.id].outcome)
     parts = [r.outcome.usage for r in got.values()]
     assert counts(ledger.usage) == counts(sum(parts, Usage())), "the total is the sum of the prompts"

@@ -21,6 +21,7 @@ from italic.testing import methods as suite
 SPECS = {
     "args": "args:temperature=0.5,weight=1",
     "cascade": "cascade:r_star=1,tau_u=1,min_segment=1",
+    "optimal-stopping": "optimal-stopping:cost=0.2,n=12",
     "rejection": "rejection:bound=4.5,beta=2,max_draws=24,parallel=5",
 }
 METHODS = [SPECS.get(n, n) for n, entry in entries("methods").items() if entry.module.startswith("italic.")]

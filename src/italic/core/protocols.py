@@ -69,7 +69,10 @@ class Task:
 
 @runtime_checkable
 class Method(Protocol):
-    """A frozen dataclass whose fields are the parameters. `run(task)` asks questions and returns an Outcome."""
+    """A frozen dataclass whose fields are the parameters. `run(task)` asks questions and returns an Outcome.
+
+    A method whose prompts `share` has `batch`, a field: how many consecutive prompts make a batch, None for all.
+    """
 
     papers: ClassVar[tuple[Paper, ...]]
 

@@ -11,7 +11,7 @@ and the driver decides when, in which batch, with whose other questions, and at 
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
@@ -25,6 +25,7 @@ from italic.core.sampling import FINISH, Until
 
 D = TypeVar("D", bound=Drafts)
 T = TypeVar("T")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,19 @@ class Together:
 
 
 @dataclass(frozen=True)
+class Share:
+    """Tell the other prompts of the batch a value, and be told what follows from everybody's. For methods with `batch`.
+
+    settle: called once by the driver when every prompt of the batch that still goes on has asked, with their values in
+    the order of the prompts' ids; returns what each is sent, in the same order. All ask with the same function. Prompts
+    that a budget ended, or left no room to start, are left out.
+    """
+
+    value: Any
+    settle: Callable[[Sequence[Any]], Sequence[Any]]
+
+
+@dataclass(frozen=True)
 class Note:
     """Tell whoever listens (trace, stream) what happened. Answer: None, at once. Values are plain numbers and text."""
 
@@ -117,7 +131,7 @@ class Note:
 Aside: TypeAlias = Preview | Embed | Likelihood | Likeliest
 """A question to the model that draws nothing."""
 
-Question: TypeAlias = Extend | Score | Aside | Together | Note
+Question: TypeAlias = Extend | Score | Aside | Share | Together | Note
 Asking: TypeAlias = Generator[Question, Any, T]
 """A generator that asks questions and returns a T: the type of a method's `run` and of everything it calls."""
 
@@ -170,6 +184,12 @@ def likeliest(drafts: D, k: int) -> Asking[tuple[D, NDArray[np.int64]]]:
 def together(*children: Asking[T]) -> Asking[list[T]]:
     """Run the sub-methods at once and return their results in order."""
     answer: list[T] = yield Together(children)
+    return answer
+
+
+def share(value: V, settle: Callable[[Sequence[V]], Sequence[T]]) -> Asking[T]:
+    """Tell the batch a value, and be told what `settle` makes of everybody's for this prompt: see `Share`."""
+    answer: T = yield Share(value, settle)
     return answer
 
 

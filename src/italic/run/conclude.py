@@ -11,9 +11,10 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from italic.core.errors import ProgramError
 from italic.core.outcome import Usage
 from italic.core.protocols import Model, Reward, Spent
-from italic.core.questions import Asking, Extend, Note, Score
+from italic.core.questions import Asking, Extend, Note, Score, Share
 from italic.run.asides import muse
 from italic.run.calls import ask_reward, extend_whole, policy_call
 from italic.run.ledger import Ledger
@@ -56,7 +57,9 @@ def _answers(
         for i, grown in extend_whole(model, extends, None):
             answers.append((leaves[i][0], grown.drafts))
             _book(ledger, grown.spent)
-    asides = [(node, question) for node, question in leaves if not isinstance(question, Extend | Score)]
+    if any(isinstance(question, Share) for _, question in leaves):
+        raise ProgramError("a generator that is run by itself shares with nobody", hint="Run the method by a driver.")
+    asides = [(node, question) for node, question in leaves if not isinstance(question, Extend | Score | Share)]
     with policy_call(model.name, ledger):
         for (node, _), answer in zip(asides, muse(model, [question for _, question in asides]), strict=True):
             answers.append((node, answer.value))

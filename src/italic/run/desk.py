@@ -9,6 +9,7 @@ returns the best of them with `complete=False`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
@@ -21,7 +22,7 @@ from italic.core.errors import OutOfBudget, ProgramError
 from italic.core.outcome import Outcome, Usage
 from italic.core.prompt import Prompt
 from italic.core.protocols import Fanned, Grown, Method, Mused, Reward, Scored, Spent, Task
-from italic.core.questions import Aside, Asking, Extend, Note, best, score
+from italic.core.questions import Aside, Asking, Extend, Note, Share, best, score
 from italic.run.asides import price
 from italic.run.ledger import Ledger
 from italic.run.routine import Leaf, Node, Routine
@@ -53,6 +54,7 @@ class Case:
     unscored: dict[Node, list[Drafts]] = field(default_factory=dict)
     partial: Drafts | None = None
     ending: bool = False
+    sharing: tuple[Node, Share] | None = None
 
 
 class Desk:
@@ -81,11 +83,18 @@ class Desk:
         self._extends: list[int] = []
         self._scores: list[int] = []
         self._asides: list[int] = []
+        self._batch: int = getattr(method, "batch", None) or max(1, len(tasks))
+        self._going: Counter[int] = Counter()
 
     @property
     def open(self) -> int:
         """How many prompts are under way."""
         return len(self._cases)
+
+    @property
+    def active(self) -> int:
+        """How many prompts are under way and do not wait for others of their batch."""
+        return sum(case.sharing is None for case in self._cases.values())
 
     @property
     def scores_asked(self) -> bool:
@@ -117,8 +126,36 @@ class Desk:
         routine = Routine(self._method.run(task), hear)
         case = Case(order, task, routine, {} if self._reward.deterministic else None)
         self._cases[order] = case
+        self._going[order // self._batch] += 1
         self._pursue(case, lambda: routine.begin())
         return True
+
+    def settle(self) -> bool:
+        """Answer the prompts that wait for their batch, when nothing else is left to do and no prompt can be started.
+
+        A batch all of whose prompts were started is answered as soon as all of them wait. Returns whether any waited.
+        """
+        waiting = {case.order // self._batch for case in self._cases.values() if case.sharing is not None}
+        for batch in sorted(waiting):
+            self._settle(batch, started=True)
+        return bool(waiting)
+
+    def _settle(self, batch: int, *, started: bool = False) -> None:
+        """Answer the prompts of a batch if all that are under way wait. started: whether no more can be started."""
+        first, last = batch * self._batch, min((batch + 1) * self._batch, len(self._tasks))
+        if self._going[batch] or not (started or self._admitted >= last):
+            return
+        cases = [self._cases[order] for order in range(first, last) if order in self._cases]
+        cases.sort(key=lambda case: case.task.prompt.id)
+        asked = [case.sharing for case in cases if case.sharing is not None]
+        answers = asked[0][1].settle([question.value for _, question in asked]) if asked else []
+        if len(answers) != len(asked):
+            raise ProgramError(f"{len(asked)} prompts shared, and {len(answers)} answers were found for them")
+        self._going[batch] = len(cases)
+        for case in cases:
+            case.sharing = None
+        for case, (node, _), answer in zip(cases, asked, answers, strict=True):
+            self._pursue(case, _answerer(case, node, answer))
 
     def take_extends(self) -> list[tuple[int, Extend]]:
         """Hand over the extensions that were asked for since the last call, with their tickets."""
@@ -236,6 +273,9 @@ class Desk:
                 moves = [self._end(case)]
                 continue
             for node, question in leaves:
+                if isinstance(question, Share):
+                    self._wait(case, node, question)
+                    continue
                 drafts = question.drafts
                 if isinstance(question, Extend):
                     if np.all(drafts.done):
@@ -253,6 +293,17 @@ class Desk:
                     self._scores.append(self._tickets)
         if case.routine.done:
             self._finish(case)
+        if case.routine.done or case.sharing is not None:
+            batch = case.order // self._batch
+            self._going[batch] -= 1
+            self._settle(batch)
+
+    def _wait(self, case: Case, node: Node, question: Share) -> None:
+        if node.parent is not None:
+            raise ProgramError(
+                f"a part of {type(self._method).__name__} shares by itself", hint="Share outside of `together`."
+            )
+        case.sharing = node, question
 
     def _ticket(self) -> int:
         self._tickets += 1

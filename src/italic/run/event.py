@@ -97,7 +97,7 @@ def event_driven(
                 ledger.growing(session.generated - answered)
                 for ticket, grown in answers:
                     desk.grown(ticket, grown)
-            elif not desk.results:
+            elif not desk.results and not desk.settle():
                 if desk.open or not session.hungry:
                     raise ProgramError(f"the model {model.name} has nothing to do and wants no work")
                 return

@@ -32,9 +32,12 @@ def lockstep(
     desk = Desk(tasks, method, reward, ledger, listen)
     try:
         while True:
-            while desk.open < window and desk.admit():
+            while desk.active < window and desk.admit():
                 pass
             jobs = desk.take_extends()
+            if not (jobs or desk.asides_waiting or desk.scores_asked):
+                desk.settle()
+                jobs = desk.take_extends()
             if jobs:
                 with policy_call(model.name, ledger):
                     answers = extend_whole(model, jobs, ledger.tokens_left()[0])

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from italic.core.errors import OutOfBudget, ProgramError
-from italic.core.questions import Aside, Asking, Extend, Note, Question, Score, Together
+from italic.core.questions import Aside, Asking, Extend, Note, Question, Score, Share, Together
 
 
 @dataclass(eq=False)
@@ -34,7 +34,7 @@ class Node:
     stopped: OutOfBudget | None = None
 
 
-Leaf = tuple[Node, Extend | Score | Aside]
+Leaf = tuple[Node, Extend | Score | Aside | Share]
 """A generator and what it asks the driver."""
 
 
@@ -81,7 +81,7 @@ class Routine:
                 if question.children:
                     return self._split(node, question)
                 value = []
-            elif isinstance(question, Extend | Score | Aside):
+            elif isinstance(question, Extend | Score | Aside | Share):
                 return [(node, question)]
             else:
                 error = _no_question(question)
@@ -141,5 +141,5 @@ def _close(node: Node) -> None:
 def _no_question(asked: Question | Any) -> ProgramError:
     return ProgramError(
         f"a method asked {asked!r}, which is no question",
-        hint="Write `yield from extend(...)`, `score(...)`, `together(...)` or `note(...)`.",
+        hint="Write `yield from extend(...)`, `score(...)`, `share(...)`, `together(...)` or `note(...)`.",
     )

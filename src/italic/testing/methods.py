@@ -73,13 +73,21 @@ def drivers_agree(method: Method) -> None:
 
 
 def prompts_do_not_depend_on_one_another(method: Method) -> None:
-    """A prompt alone, or in another order, has the same outcome."""
+    """A prompt alone, or in another order, has the same outcome.
+
+    For a method whose prompts share, it is a batch that does not depend on others, or on the order within it.
+    """
     together = run(method)
     _expect_same(run(method, prompts=toy_prompts()[::-1]), together, "the prompts in reverse order")
-    for prompt in toy_prompts():
-        alone = run(method, prompts=[prompt])
-        part = dataclasses.replace(together, outcomes={prompt.id: together.outcomes[prompt.id]})
-        _expect_same(alone, part, f"the prompt {prompt.id} alone")
+    size = 1
+    if hasattr(method, "batch"):
+        method, size = dataclasses.replace(method, batch=2), 2  # type: ignore[type-var]
+        together = run(method)
+    prompts = toy_prompts()
+    for start in range(0, len(prompts), size):
+        some = {prompt.id: together.outcomes[prompt.id] for prompt in prompts[start : start + size]}
+        part = dataclasses.replace(together, outcomes=some)
+        _expect_same(run(method, prompts=prompts[start : start + size]), part, f"the prompts {sorted(some)} alone")
 
 
 def the_seed_matters(method: Method) -> None:

@@ -1,0 +1,277 @@
+"""What the next draws of each prompt will be worth, judged by the draws so far: the estimates behind an allocation.
+
+`gains(draws)` is the way in. Its estimators:
+
+- kde: a Gaussian kernel density for each prompt, bandwidth by Scott's rule, as in 2505.12050.
+- normal: a normal law for each prompt; mean and scale are integrated out, the prompts' scales have a common law.
+- tail: generalised Pareto tails (`laws/tails.py`).
+- discrete: rewards on a common list of values, such as right and wrong; each prompt's probabilities around common ones.
+- auto: discrete if most draws have a value that other prompts have too. Else normal or tail, by the evidence: how well
+  each foretells the topmost draws of all prompts from those below them.
+
+Rewards of -inf, and draws whose score is missing, are draws that were of no use. A prompt with a reward of +inf gains
+nothing by further ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, get_args
+
+import numpy as np
+
+from italic.laws.allocation import Array, Counts, Curves, Cuts, Gains, deviations
+from italic.laws.tails import Moments, Tails, common_scale, distinct, tail_sizes, tails
+
+Estimator: TypeAlias = Literal["auto", "tail", "normal", "kde", "discrete"]
+ESTIMATORS: tuple[Estimator, ...] = get_args(Estimator)
+Units: TypeAlias = Literal["reward", "quantile"]
+UNITS: tuple[Units, ...] = get_args(Units)
+
+NODES = 40
+"""Nodes of the quadrature above the best."""
+DOUBT, ENOUGH = 3.0, 10
+"""A normal law is preferred to a tail by so many nats of evidence, from so many draws a prompt on."""
+CUTS = 16
+"""Values at which the common law of discrete rewards is fitted, at most."""
+
+
+def gains(draws: Array, estimator: Estimator = "auto", units: Units = "reward") -> Gains:
+    """What further draws of K prompts are worth, from those so far: float64 [K, n], padded with NaN.
+
+    units: reward, or quantile: the probability that a draw is worse than the best, which makes prompts comparable whose
+    rewards have different scales. Raises ValueError for an unknown estimator or unit.
+    """
+    if estimator not in ESTIMATORS or units not in UNITS:
+        raise ValueError(f"the estimator {estimator} in units of {units}")
+    k = len(draws)
+    perfect = np.any(draws == np.inf, axis=1)
+    seen = np.where(perfect[:, None], np.nan, draws)
+    finite = np.isfinite(seen)
+    if not finite.any():
+        return _nothing(k)
+    drawn, scored = (~np.isnan(seen)).sum(axis=1), finite.sum(axis=1)
+    if estimator == "discrete" or (estimator == "auto" and _shared(seen)):
+        return _discrete(seen, units, perfect)
+    useful = np.where(scored == drawn, 1.0, (scored + 0.5) / (drawn + 0.5))
+    lowest = float(seen[finite].min())
+    seen = np.where(finite, seen, np.nan)
+    seen[scored == 0, 0] = lowest
+    values, novelty = distinct(seen)
+    law: Law | None
+    if estimator == "kde":
+        law = Kernels.fit(seen)
+    elif estimator == "normal":
+        law = Normals.fit(seen, values)
+    else:
+        law = _likeliest(seen, values, normal=estimator == "auto")
+    if law is None:
+        return _nothing(k)
+    share = np.where(perfect, 0.0, useful * (1.0 if estimator == "kde" else novelty.share))[:, None]
+    fade = np.ones(k) if estimator == "kde" else novelty.fade
+    if units == "quantile":
+        x, w = _unit_nodes()
+        above = (law.exceeding(np.zeros((k, 1))).first * share) * (1 - x)
+        return Curves(above, above[:, :1] / (1 - x[0]) * w, fade)
+    scale = np.where(scored == 0, np.maximum(law.scale, float(seen[finite].max()) - lowest), law.scale)
+    x, w = _unit_nodes()
+    beyond, width = 4 * scale[:, None] * (x / (1 - x)), 4 * scale[:, None] * (w / (1 - x) ** 2)
+    first, second = law.exceeding(beyond)
+    if estimator == "kde":
+        return Curves(first * share, width, fade)
+    over, under = _beta(first * share, second * share**2)
+    return Cuts(width, over, under, fade)
+
+
+def known(laws: Array, best: Array) -> Curves:
+    """The gains where the laws are known: laws, float64 [K, m], equally likely rewards; best: float64 [K]."""
+    ranked = np.sort(laws, axis=1)
+    k, m = ranked.shape
+    lower = np.concatenate([np.minimum(best, ranked[:, 0])[:, None], ranked[:, :-1]], axis=1)
+    step = np.maximum(ranked - np.maximum(lower, best[:, None]), 0.0)
+    above = np.broadcast_to((m - np.arange(m)) / m, ranked.shape)
+    return Curves(above, step, np.ones(k))
+
+
+class Law(Protocol):
+    """A law of the rewards of each of K prompts, as far as it concerns what exceeds the best so far."""
+
+    @property
+    def scale(self) -> Array:
+        """About how much the best is exceeded by: float64 [K], positive."""
+
+    def exceeding(self, beyond: Array) -> Moments:
+        """P(R > best + beyond), which may itself be uncertain; beyond: float64 [K, Q]."""
+
+
+@dataclass(frozen=True, eq=False)
+class Kernels:
+    """Gaussian kernel densities: draws float64 [K, n] padded with NaN, bandwidth float64 [K], 0 where unknown."""
+
+    draws: Array
+    bandwidth: Array
+
+    @classmethod
+    def fit(cls, draws: Array) -> Kernels:
+        """Scott's rule: the standard deviation times m^(-1/5) for m draws."""
+        m = (~np.isnan(draws)).sum(axis=1)
+        return cls(draws, deviations(draws) * m**-0.2)
+
+    @property
+    def scale(self) -> Array:
+        return np.maximum(self.bandwidth, 1e-300)
+
+    def exceeding(self, beyond: Array) -> Moments:
+        from scipy.special import ndtr
+
+        there = ~np.isnan(self.draws)
+        x = np.where(there, self.draws, -np.inf)
+        width = np.maximum(self.bandwidth, 1e-300)[:, None]
+        above = np.empty(beyond.shape)
+        for q in range(beyond.shape[1]):
+            far = (x - x.max(axis=1, keepdims=True) - beyond[:, q, None]) / width
+            above[:, q] = ndtr(far).sum(axis=1) / there.sum(axis=1)
+        above[self.bandwidth == 0] = 0.0
+        return Moments(above, above**2)
+
+
+@dataclass(frozen=True, eq=False)
+class Normals:
+    """Normal laws whose parameters are not known: log-scale normal, mean normal given the scale.
+
+    mean, log_scale, variance (of the log-scale), best: float64 [K]; count: int64 [K], draws behind the mean. evidence:
+    as of `Tails`, by the plugged-in parameters, less the two that were fitted.
+    """
+
+    mean: Array
+    log_scale: Array
+    variance: Array
+    best: Array
+    count: Counts
+    evidence: float
+
+    @classmethod
+    def fit(cls, draws: Array, values: Array) -> Normals | None:
+        """From draws, float64 [K, n] padded with NaN, and their different values; None if all deviations are 0."""
+        m = (~np.isnan(draws)).sum(axis=1)
+        mean, deviation = np.nanmean(draws, axis=1), deviations(draws)
+        noise = 0.5 / np.maximum(m - 1, 1)
+        good = deviation > 0
+        logs = np.log(np.where(good, deviation, 1.0)) + noise / 2
+        common = common_scale(logs[good], noise[good])
+        if common is None:
+            return None
+        trust = np.where(good, 1 / noise, 0.0)
+        variance = 1 / (trust + 1 / common.variance)
+        log_scale = (trust * logs + common.mean / common.variance) * variance
+        return cls(mean, log_scale, variance, values[:, 0], m, _evidence(values, mean, log_scale, m))
+
+    @property
+    def scale(self) -> Array:
+        deviation = np.exp(self.log_scale)
+        return np.asarray(deviation / np.maximum(1.0, (self.best - self.mean) / deviation))
+
+    def exceeding(self, beyond: Array) -> Moments:
+        from scipy.special import ndtr
+
+        x, w = np.polynomial.hermite_e.hermegauss(7)
+        w = np.outer(w, w) / w.sum() ** 2
+        scale = np.exp(self.log_scale[:, None] + np.sqrt(self.variance)[:, None] * x)[:, :, None]
+        middle = self.mean[:, None, None] + scale * x / np.sqrt(self.count)[:, None, None]
+        first, second = np.empty(beyond.shape), np.empty(beyond.shape)
+        for q in range(beyond.shape[1]):
+            above = ndtr((middle - (self.best + beyond[:, q])[:, None, None]) / scale)
+            first[:, q] = np.sum(w * above, axis=(1, 2))
+            second[:, q] = np.sum(w * above**2, axis=(1, 2))
+        return Moments(first, second)
+
+
+def _evidence(values: Array, mean: Array, log_scale: Array, count: Counts) -> float:
+    """The log-density of the topmost values given the one below them, of all prompts."""
+    from scipy.special import log_ndtr
+
+    top = np.minimum.reduce(tail_sizes(values))
+    inside = np.arange(values.shape[1]) < top[:, None]
+    edge = values[np.arange(len(values)), np.minimum(top, values.shape[1] - 1)]
+    scale = np.exp(log_scale)
+    z = (np.where(inside, values, 0.0) - mean[:, None]) / scale[:, None]
+    density = np.where(inside, -(z**2) / 2 - np.log(2 * np.pi) / 2 - log_scale[:, None], 0.0).sum(axis=1)
+    tail = np.where(top > 0, top * log_ndtr((mean - np.where(top > 0, edge, 0.0)) / scale), 0.0)
+    return float(np.sum(density - tail - top / count))
+
+
+def _likeliest(draws: Array, values: Array, *, normal: bool) -> Law | None:
+    """The tails, or the normal law, that best foretell the topmost values."""
+    sizes = tail_sizes(values)
+    top = np.minimum.reduce(sizes)
+    found: list[Tails | Normals | None] = [tails(values, size, top) for size in sizes]
+    chosen = max((law for law in found if law is not None), key=lambda law: law.evidence, default=None)
+    enough = np.mean(np.isfinite(values).sum(axis=1)) >= ENOUGH
+    rival = Normals.fit(draws, values) if normal and enough else None
+    if rival is not None and (chosen is None or rival.evidence > chosen.evidence + DOUBT):
+        return rival
+    return chosen
+
+
+def _shared(draws: Array) -> bool:
+    """Whether most finite draws have a value that another prompt has too."""
+    finite = np.isfinite(draws)
+    row = np.broadcast_to(np.arange(len(draws))[:, None], draws.shape)[finite]
+    _, value = np.unique(draws[finite], return_inverse=True)
+    pairs = np.unique(np.stack([value, row]), axis=1)
+    common = np.bincount(pairs[0]) > 1
+    return bool(common[value].mean() > 0.5)
+
+
+def _discrete(draws: Array, units: Units, perfect: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> Gains:
+    """Rewards on the list of all values seen. The probability of a value or more is beta, around a common one."""
+    finite = np.isfinite(draws)
+    list_of = np.unique(draws[finite])
+    seen = np.where(draws == -np.inf, list_of[0], draws)
+    at_least = np.stack([(seen >= value).sum(axis=1) for value in list_of], axis=1).astype(np.float64)
+    drawn = (~np.isnan(seen)).sum(axis=1).astype(np.float64)[:, None]
+    part = at_least[drawn[:, 0] > 0] / drawn[drawn[:, 0] > 0]
+    common = np.clip(part.mean(axis=0), 0.5 / (drawn.sum() + 1), 1 - 0.5 / (drawn.sum() + 1))
+    size = _concentration(at_least, drawn, common)
+    over, under = at_least + size * common, drawn - at_least + size * (1 - common)
+    step = np.broadcast_to(np.diff(list_of, prepend=list_of[0]), over.shape)
+    if units == "quantile":
+        share = np.diff(over / (over + under), axis=1, append=0.0) * -1
+        step = np.concatenate([np.zeros((len(draws), 1)), (share[:, 1:] + share[:, :-1]) / 2], axis=1)
+    beyond = (at_least == 0) & ~perfect[:, None]
+    return Cuts(np.where(beyond, step, 0.0), np.where(beyond, over, 0.0), under, np.ones(len(draws)))
+
+
+def _concentration(at_least: Array, drawn: Array, common: Array) -> float:
+    """How many draws the common law is worth: the likeliest of a grid, given the prompts and a prior around 1."""
+    from scipy.special import betaln
+
+    if len(common) == 1:
+        return 1.0
+    cuts = np.unique(np.linspace(1, len(common) - 1, min(CUTS, len(common) - 1)).round().astype(np.int64))
+    above, under, p = at_least[:, cuts], drawn - at_least[:, cuts], common[cuts]
+    sizes = np.exp(np.linspace(-3, 5, 17))
+    fits = [
+        np.sum(betaln(above + s * p, under + s * (1 - p)) - betaln(s * p, s * (1 - p))) / len(cuts) - np.log(s) ** 2 / 2
+        for s in sizes
+    ]
+    return float(sizes[int(np.argmax(fits))])
+
+
+def _beta(first: Array, second: Array) -> tuple[Array, Array]:
+    """The beta laws with these first two moments: a, 0 where the mean is 0, and b, of the shape of the moments."""
+    spread = np.maximum(second - first**2, first * 1e-12)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        size = first * (1 - first) / spread - 1
+    size = np.clip(np.nan_to_num(size, nan=1e6, posinf=1e6), 1e-3, 1e6)
+    return np.where(first > 1e-15, first * size, 0.0), np.maximum((1 - first) * size, 1e-9)
+
+
+def _unit_nodes() -> tuple[Array, Array]:
+    x, w = np.polynomial.legendre.leggauss(NODES)
+    return (x + 1) / 2, w / 2
+
+
+def _nothing(k: int) -> Curves:
+    """No draw is worth anything, as far as one knows."""
+    return Curves(np.zeros((k, 1)), np.zeros((k, 1)), np.ones(k))

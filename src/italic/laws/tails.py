@@ -1,0 +1,251 @@
+"""The upper tail of a prompt's rewards, estimated from a few draws of it and of the other prompts.
+
+Only what may exceed the best draw so far matters, and few draws tell about it. So a tail is described by two numbers,
+as extreme value theory has it for any smooth law: the excess over a high threshold u is of a generalised Pareto law,
+
+    P(R > t | R > u) = (1 + xi (t - u) / sigma)^(-1/xi),
+
+with a shape xi (below 0: an upper end, 0: exponential, above 0: a power law) and a scale sigma. The threshold is the
+(k+1)-th largest of m draws, so that P(R > u) is (k+1)/(m+1) on average whatever the law. Whether a good best is luck or
+the end of what there is depends on numbers that are hardly known, so nothing is plugged in: shape and scale are
+integrated out on a grid, and what the other prompts say is the prior. The scales of prompts are log-normal around a
+common one, fitted by expectation-maximisation; their shapes lie around a common one, which all of them inform.
+
+Rewards that repeat within a prompt come from a list with an end: few possible answers, or a table that is drawn from
+again and again. The tail is fitted to the different values, and a draw counts as far as it will be a new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from italic.laws.allocation import Array, Counts
+
+SHAPES = np.array([-1.0, -0.8, -0.6, -0.45, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.35])
+SHAPE_MEAN, SHAPE_SD = -0.1, 0.3
+"""The common shape before any draw is seen."""
+APART = 0.1
+"""How far the shapes of prompts lie apart: a standard deviation."""
+SCALES = 24
+"""Nodes of the grid in log sigma."""
+VARIANCE, WEIGHT = 0.25, 4.0
+"""The variance of the log-scales of prompts before any draw is seen, and how many prompts that is worth."""
+PARTS = (1.0, 0.6)
+"""A tail is the largest half of m different values, or the largest m^0.6 where those are fewer."""
+
+
+class Novelty(NamedTuple):
+    """How many draws will be new values: float64 [K] each. share: the probability that the next one is; fade: the
+    factor by which that falls with each draw."""
+
+    share: Array
+    fade: Array
+
+
+def distinct(draws: Array) -> tuple[Array, Novelty]:
+    """The different finite values of each prompt, largest first: float64 [K, n], padded with -inf; and the novelty.
+
+    The probability of a new value is the smaller of two estimates: the share of draws whose value was seen once (Good,
+    doi:10.1093/biomet/40.3-4.237), and (A - D) / A for D different values of A equally likely ones, where 1 / A is the
+    share of equal pairs among the draws of all prompts.
+    """
+    k, n = draws.shape
+    ranked = -np.sort(-np.where(np.isfinite(draws), draws, -np.inf), axis=1)
+    there = np.isfinite(ranked)
+    repeat = np.zeros(ranked.shape, dtype=np.bool_)
+    repeat[:, 1:] = (ranked[:, 1:] == ranked[:, :-1]) & there[:, 1:]
+    if not repeat.any():
+        return ranked, Novelty(np.ones(k), np.ones(k))
+    count = there.sum(axis=1)
+    alone = there & ~repeat
+    alone[:, :-1] &= ~repeat[:, 1:]
+    place = np.broadcast_to(np.arange(n), ranked.shape)
+    equal_pairs = np.sum(np.where(there, place - np.maximum.accumulate(np.where(repeat, 0, place), axis=1), 0))
+    size = np.sum(count * (count - 1) / 2) / equal_pairs
+    once = (alone.sum(axis=1) + 0.5) / (count + 0.5)
+    left = np.maximum(1 - (count - repeat.sum(axis=1)) / size, 0.5 / (count + 0.5))
+    share = np.minimum(1.0, np.minimum(once, left))
+    return -np.sort(-np.where(repeat, -np.inf, ranked), axis=1), Novelty(share, np.full(k, 1 - 1 / size))
+
+
+class Moments(NamedTuple):
+    """The first two moments of a probability that is not known: float64 [K, Q] each."""
+
+    first: Array
+    second: Array
+
+
+class Common(NamedTuple):
+    """The law of the logarithm of the prompts' scales: normal, with this mean and variance."""
+
+    mean: float
+    variance: float
+
+
+def common_scale(logs: Array, noise: Array) -> Common | None:
+    """What the prompts' scales have in common, from their logarithms, float64 [m], known up to noise variances [m].
+
+    Expectation-maximisation, with a prior on the variance; None without any prompt.
+    """
+    if not len(logs):
+        return None
+    variance, mean = VARIANCE, 0.0
+    for _ in range(8):
+        trust = 1 / (noise + variance)
+        mean = float(np.sum(trust * logs) / np.sum(trust))
+        kept = variance * trust
+        squares = (kept * (logs - mean)) ** 2 + kept * noise
+        variance = float((np.sum(squares) + WEIGHT * VARIANCE) / (len(logs) + WEIGHT))
+    return Common(mean, variance)
+
+
+def _common_excess(means: Array, size: Counts) -> Common | None:
+    """The common law of mean excesses, float64 [K], of `size` exponential ones each: their log-noise is trigamma."""
+    from scipy.special import digamma, polygamma
+
+    good = means > 0
+    k = size[good].astype(np.float64)
+    return common_scale(np.log(means[good]) - (digamma(k) - np.log(k)), polygamma(1, k))
+
+
+@dataclass(frozen=True, eq=False)
+class Tails:
+    """What is believed of each prompt's tail: excesses over a threshold are generalised Pareto.
+
+    sigma, weight: float64 [K, X, S], of sum 1 over shapes and scales. shape: float64 [X]. above: float64 [K], best draw
+    less threshold. over, under: float64 [K], the beta law of P(R > threshold). evidence: log-density of the excesses of
+    the topmost values, nats, of all prompts together.
+    """
+
+    sigma: Array
+    weight: Array
+    shape: Array
+    above: Array
+    over: Array
+    under: Array
+    evidence: float
+
+    @property
+    def scale(self) -> Array:
+        """The mean by which the best is exceeded, roughly: float64 [K]."""
+        local = np.maximum(self.sigma + self.shape[None, :, None] * self.above[:, None, None], 0.0)
+        return np.asarray(np.maximum(np.sum(self.weight * local, axis=(1, 2)), 1e-300))
+
+    def exceeding(self, beyond: Array) -> Moments:
+        """P(R > best + beyond) under the posterior; beyond: float64 [K, Q]."""
+        first, second = np.empty(beyond.shape), np.empty(beyond.shape)
+        heavy = np.flatnonzero(self.weight.max(axis=(0, 2)) > 1e-4)
+        sigma, weight, shape = self.sigma[:, heavy], self.weight[:, heavy], self.shape[heavy][None, :, None]
+        for q in range(beyond.shape[1]):
+            survival = np.exp(-_exponents((self.above + beyond[:, q])[:, None, None] / sigma, shape))
+            first[:, q] = np.sum(weight * survival, axis=(1, 2))
+            second[:, q] = np.sum(weight * survival**2, axis=(1, 2))
+        total = self.over + self.under
+        rate = self.over / total
+        return Moments(first * rate[:, None], second * (rate * (self.over + 1) / (total + 1))[:, None])
+
+
+def tails(values: Array, size: Counts, top: Counts) -> Tails | None:
+    """The posterior of the tails of `size` values each; values: float64 [K, n], different, largest first.
+
+    The evidence is of the `top` largest, given those of the tail that are below them: int64 [K] each, size below the
+    number of values. None if no prompt has two different values: nothing is known about any scale.
+    """
+    m = np.isfinite(values).sum(axis=1)
+    most = max(int(size.max(initial=0)), 1)
+    rows = np.arange(len(values))
+    threshold = values[rows, np.minimum(size, np.maximum(m - 1, 0))]
+    inside = np.arange(most) < size[:, None]
+    with np.errstate(invalid="ignore"):
+        excess = np.where(inside, values[:, :most] - threshold[:, None], 0.0)
+    means = excess.sum(axis=1) / np.maximum(size, 1)
+    common = _common_excess(means, size)
+    if common is None:
+        return None
+    log_sigma, cell = _grid(means, size, excess[:, 0], common)
+    shape = SHAPES[None, :, None]
+    sigma = np.exp(log_sigma)
+    prior = -((log_sigma - np.log1p(-shape) - common.mean) ** 2) / (2 * common.variance) + np.log(cell)
+    below = prior.copy()
+    log = np.zeros_like(prior)
+    for place, (column, there) in enumerate(zip(excess.T, inside.T, strict=True)):
+        some = np.flatnonzero(there)
+        exponent = _exponents(column[some, None, None] / sigma[some], shape)
+        density = -log_sigma[some] - (1 + shape) * exponent
+        in_top = (place < top[some])[:, None, None]
+        log[some] += np.where(in_top, density, 0.0)
+        below[some] += np.where(in_top, 0.0, density)
+    if np.any(top < size):
+        edge = excess[rows, np.minimum(top, most - 1)]
+        beyond = _exponents(edge[:, None, None] / sigma, shape) * top[:, None, None]
+        below -= np.where((top < size)[:, None, None], beyond, 0.0)
+        log += np.where((top < size)[:, None, None], beyond, 0.0)
+    given, _ = _marginal(below)
+    all_of_it, weight = _marginal(below + log)
+    weight = weight * _shapes(all_of_it)[:, :, None]
+    evidence = _pooled(all_of_it) - _pooled(given)
+    over = (size + 1).astype(np.float64)
+    return Tails(sigma, weight, SHAPES, excess[:, 0], over, np.maximum(m - size, 1.0).astype(np.float64), evidence)
+
+
+def _marginal(log: Array) -> tuple[Array, Array]:
+    """The log of the sum over scales, float64 [K, X], and each scale's part of it, [K, X, S]."""
+    top = log.max(axis=2, keepdims=True)
+    part = np.exp(log - top)
+    total = part.sum(axis=2, keepdims=True)
+    return (top + np.log(total))[:, :, 0], part / total
+
+
+def _pooled(evidence: Array) -> float:
+    """The log-evidence of all prompts together, which have one shape in common."""
+    log = evidence.sum(axis=0) - (SHAPES - SHAPE_MEAN) ** 2 / (2 * SHAPE_SD**2) + np.log(np.gradient(SHAPES))
+    return float(log.max() + np.log(np.sum(np.exp(log - log.max()))))
+
+
+def _grid(means: Array, counts: Counts, largest: Array, common: Common) -> tuple[Array, Array]:
+    """Nodes in log sigma where the posterior is, float64 [K, X, S], and the width of their cells, [K, X, 1].
+
+    A tail with an end, of shape below 0, is at least as long as the largest excess: sigma > -shape * largest.
+    """
+    trust = 1 / (counts + 1 / common.variance)
+    own = np.where(means > 0, np.log(np.where(means > 0, means, 1.0)), common.mean)
+    centre = (own * counts + common.mean / common.variance) * trust
+    spread = np.sqrt(trust)[:, None]
+    middle = centre[:, None] + np.log1p(-SHAPES)
+    least = np.log(np.maximum(np.maximum(-SHAPES, 0) * largest[:, None], 1e-300))
+    low = np.maximum(middle - 4 * spread, least)
+    high = np.maximum(middle + 5 * spread, low + 2 * spread)
+    cell = (high - low)[:, :, None] / SCALES
+    return low[:, :, None] + cell * (np.arange(SCALES) + 0.5), cell
+
+
+def _exponents(ratio: Array, shape: Array) -> Array:
+    """-log P(excess > ratio * sigma): log(1 + shape * ratio) / shape, infinite beyond an end."""
+    exact = shape == 0.0
+    with np.errstate(divide="ignore"):
+        bent = np.log1p(np.maximum(shape * ratio, -1.0)) / np.where(exact, 1.0, shape)
+    return np.where(exact, ratio, bent)
+
+
+def _shapes(evidence: Array) -> Array:
+    """The posterior of each prompt's shape, float64 [K, X], from the log-evidence of each, [K, X].
+
+    All prompts inform the common shape; a prompt's own is around that, and its own evidence counts once more.
+    """
+    own = evidence - evidence.max(axis=1, keepdims=True)
+    cell = np.gradient(SHAPES)
+    pooled = own.sum(axis=0) - (SHAPES - SHAPE_MEAN) ** 2 / (2 * SHAPE_SD**2) + np.log(cell)
+    pooled = np.exp(pooled - pooled.max())
+    near = np.exp(-((SHAPES[:, None] - SHAPES) ** 2) / (2 * APART**2)) * cell[:, None]
+    population = (near / near.sum(axis=0)) @ (pooled / pooled.sum())
+    weight = population * np.exp(own)
+    return np.asarray(weight / weight.sum(axis=1, keepdims=True))
+
+
+def tail_sizes(values: Array) -> list[Counts]:
+    """How many of each prompt's different values make its tail: int64 [K] for each of `PARTS`."""
+    m = np.isfinite(values).sum(axis=1)
+    return [np.clip(np.ceil(np.minimum(m / 2, m**p)), 0, np.maximum(m - 1, 0)).astype(np.int64) for p in PARTS]
