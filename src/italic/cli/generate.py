@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,9 +63,13 @@ def run_generate(request: Request) -> None:
     model, reward = build_pair(request.model, request.reward, request.options, method)
     record = Record(Path(request.out), settings, overwrite=request.overwrite) if request.out else None
     with record or nullcontext():
-        rest = [prompt for prompt in prompts if record is None or not recorded(record, prompt)]
+        there = {prompt.id for prompt in prompts if record is not None and recorded(record, prompt)}
+        rest = unfinished(prompts, there, method)
         if record is not None and record.lines:
-            remark(f"{len(record.lines)} prompts are in {request.out} already, {len(rest)} to go")
+            again = there & {prompt.id for prompt in rest}
+            record.forget(again)
+            because = f", {len(again)} of them again, as their batch is not whole" if again else ""
+            remark(f"{len(record.lines)} prompts are in {request.out} already, {len(rest)} to go{because}")
         if rest:
             resumed = record is not None and bool(record.lines)
             trace = Trace(Path(request.trace), resumed=resumed) if request.trace else None
@@ -136,6 +140,13 @@ def _run(
         )
 
 
+def unfinished(prompts: Sequence[Prompt], there: Container[str], method: Method) -> list[Prompt]:
+    """The prompts to run, given the ids that are there: for a method whose prompts share, all of a batch or none."""
+    size = (getattr(method, "batch", None) or len(prompts)) if hasattr(method, "batch") else 1
+    batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+    return [prompt for batch in batches if any(one.id not in there for one in batch) for prompt in batch]
+
+
 def answer_line(result: Result, method: str, seed: int, candidates: bool) -> dict[str, Any]:
     """One line of the output for one prompt."""
     prompt, outcome = result.prompt, result.outcome
@@ -150,6 +161,8 @@ def answer_line(result: Result, method: str, seed: int, candidates: bool) -> dic
         "usage": outcome.usage.counts(),
         "certificate": None if outcome.certificate is None else outcome.certificate.known(),
     }
+    if outcome.notes:
+        line["notes"] = outcome.notes
     if candidates:
         weights = outcome.log_weights
         line["candidates"] = [

@@ -245,6 +245,32 @@ def fit_baseline(
 
 
 @app.command()
+def replay(
+    table: Annotated[
+        str,
+        typer.Argument(help='JSONL, a prompt a line: {"prompt": id, "rewards": [...]}, or a record with candidates.'),
+    ],
+    method: Annotated[
+        list[str] | None, typer.Option("--method", "-M", help="A method spec with n; may be given several times.")
+    ] = None,
+    prompts: Annotated[int, typer.Option(help="Prompts a batch, drawn at random from the table.")] = 5,
+    budget: Annotated[int | None, typer.Option(help="Draws a prompt, on average; the method's n if not given.")] = None,
+    batches: Annotated[int, typer.Option(help="How many batches.")] = 1000,
+    oracle: Annotated[bool, typer.Option("--oracle", help="Also the greedy allocation that knows the laws.")] = False,
+    seed: Seed = 0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object (a list for several methods).")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge a method on a table of rewards, without a model: win rate and break-even budget against best-of-N."""
+    from italic.cli.replay import ReplayRequest, run_replay
+
+    specs = tuple(method or ("adaptive-best-of-n",))
+    run_replay(ReplayRequest(table, specs, prompts, budget, batches, oracle, seed, as_json, quiet))
+
+
+@app.command()
 def methods(name: Annotated[str | None, typer.Argument(help="Tell all about one.")] = None) -> None:
     """List the methods: parameters, needs, sources."""
     from italic.cli.listing import list_methods

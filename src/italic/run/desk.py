@@ -85,6 +85,7 @@ class Desk:
         self._asides: list[int] = []
         self._batch: int = getattr(method, "batch", None) or max(1, len(tasks))
         self._going: Counter[int] = Counter()
+        self._sharing = 0
 
     @property
     def open(self) -> int:
@@ -94,7 +95,7 @@ class Desk:
     @property
     def active(self) -> int:
         """How many prompts are under way and do not wait for others of their batch."""
-        return sum(case.sharing is None for case in self._cases.values())
+        return len(self._cases) - self._sharing
 
     @property
     def scores_asked(self) -> bool:
@@ -143,19 +144,22 @@ class Desk:
     def _settle(self, batch: int, *, started: bool = False) -> None:
         """Answer the prompts of a batch if all that are under way wait. started: whether no more can be started."""
         first, last = batch * self._batch, min((batch + 1) * self._batch, len(self._tasks))
-        if self._going[batch] or not (started or self._admitted >= last):
-            return
-        cases = [self._cases[order] for order in range(first, last) if order in self._cases]
-        cases.sort(key=lambda case: case.task.prompt.id)
-        asked = [case.sharing for case in cases if case.sharing is not None]
-        answers = asked[0][1].settle([question.value for _, question in asked]) if asked else []
-        if len(answers) != len(asked):
-            raise ProgramError(f"{len(asked)} prompts shared, and {len(answers)} answers were found for them")
-        self._going[batch] = len(cases)
-        for case in cases:
-            case.sharing = None
-        for case, (node, _), answer in zip(cases, asked, answers, strict=True):
-            self._pursue(case, _answerer(case, node, answer))
+        while not self._going[batch] and (started or self._admitted >= last):
+            cases = [self._cases[order] for order in range(first, last) if order in self._cases]
+            cases.sort(key=lambda case: case.task.prompt.id)
+            asked = [case.sharing for case in cases if case.sharing is not None]
+            if not asked:
+                return
+            answers = asked[0][1].settle([question.value for _, question in asked])
+            if len(answers) != len(asked):
+                raise ProgramError(f"{len(asked)} prompts shared, and {len(answers)} answers were found for them")
+            self._sharing -= len(cases)
+            self._going[batch] = len(cases) + 1  # one more, so that who shares again is seen to here
+            for case in cases:
+                case.sharing = None
+            for case, (node, _), answer in zip(cases, asked, answers, strict=True):
+                self._pursue(case, _answerer(case, node, answer))
+            self._going[batch] -= 1
 
     def take_extends(self) -> list[tuple[int, Extend]]:
         """Hand over the extensions that were asked for since the last call, with their tickets."""
@@ -304,6 +308,7 @@ class Desk:
                 f"a part of {type(self._method).__name__} shares by itself", hint="Share outside of `together`."
             )
         case.sharing = node, question
+        self._sharing += 1
 
     def _ticket(self) -> int:
         self._tickets += 1

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -79,16 +79,24 @@ class Record:
                 self._synced = time.monotonic()
         self.lines[row["id"]] = row
 
+    def forget(self, names: Collection[str]) -> None:
+        """Take the lines of these prompts out again: they will be done anew."""
+        if names:
+            self._replace({name: line for name, line in self.lines.items() if name not in names})
+
     def arrange(self, order: Sequence[str]) -> None:
         """Put the lines into the order of the input, at once or not at all."""
         place = {identity: i for i, identity in enumerate(order)}
         wanted = sorted(self.lines, key=lambda identity: place.get(identity, len(place)))
         if wanted != list(self.lines):
-            self._rewrite([self.lines[identity] for identity in wanted])
-            self.lines = {identity: self.lines[identity] for identity in wanted}
-            os.close(self._file)
-            with self._translated():
-                self._file = self._open()
+            self._replace({identity: self.lines[identity] for identity in wanted})
+
+    def _replace(self, lines: dict[str, Any]) -> None:
+        self._rewrite(list(lines.values()))
+        self.lines = lines
+        os.close(self._file)
+        with self._translated():
+            self._file = self._open()
 
     def close(self) -> None:
         """Flush to the disk and let go of the file."""
