@@ -42,9 +42,10 @@ def run_replay(request: ReplayRequest) -> None:
     plan = Plan(request.prompts, budget, request.batches, request.seed)
     results: list[tuple[str, Replay]] = []
     for method in methods:
-        shown = method_spec(with_budget(method, plan.budget, plan.prompts), method_name(method))
         with progress_bar("prompts", plan.batches * plan.prompts, quiet=request.quiet) as meter:
-            results.append((shown, replay(table, method, plan, through=meter.advance, progress=meter)))
+            found = replay(table, method, plan, through=meter.advance, progress=meter)
+        shown = method_spec(with_budget(method, plan.budget, plan.prompts), method_name(method))
+        results.append((shown, found))
     if request.oracle:
         results.append(("oracle", replay_oracle(table, plan)))
     if request.as_json:

@@ -44,17 +44,24 @@ class RowDrafts:
         return np.where(self.done, 0, self.row.tokens.max())
 
     def __getitem__(self, index: Index) -> RowDrafts:
-        at = np.arange(len(self))[index if isinstance(index, slice) else np.asarray(index, dtype=np.int64)]
+        if not isinstance(index, slice):
+            index = np.asarray(index)
+            index = index if index.size else index.astype(np.int64)
+        at = np.arange(len(self))[index]
         return replace(self, place=self.place[at], seeds=self.seeds[at])
 
     def cut(self, steps: int | NDArray[np.integer]) -> RowDrafts:
         raise ProgramError("the draws of a table are whole", hint='Declare that you need "cut".')
 
     def reseed(self, seeds: Seeds) -> RowDrafts:
+        if len(seeds) != len(self):
+            raise ProgramError(f"{len(seeds)} seeds for {len(self)} drafts", hint="Give one seed a row.")
         return replace(self, seeds=np.asarray(seeds, dtype=np.uint64))
 
     def concat(self, *others: RowDrafts) -> RowDrafts:
         parts = (self, *others)
+        if any(p.prompt.id != self.prompt.id for p in parts):
+            raise ProgramError("drafts of different prompts cannot be joined", hint="Keep one batch a prompt.")
         return replace(
             self, place=np.concatenate([p.place for p in parts]), seeds=np.concatenate([p.seeds for p in parts])
         )

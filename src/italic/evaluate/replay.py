@@ -114,7 +114,7 @@ def replay(
         tokens[result.order] = result.outcome.usage.tokens_generated
         if through is not None:
             through()
-    return _judge(table, chosen, best.reshape(chosen.shape).sum(axis=1), draws.reshape(chosen.shape), tokens, plan)
+    return _judge(table, chosen, _sums(best.reshape(chosen.shape)), draws.reshape(chosen.shape), tokens, plan)
 
 
 def replay_oracle(table: Table, plan: Plan, first: int = 1, rounds: int = 8) -> Replay:
@@ -131,7 +131,8 @@ def replay_oracle(table: Table, plan: Plan, first: int = 1, rounds: int = 8) -> 
         pools = [np.where(np.isnan(table.rows[row].rewards), -np.inf, table.rows[row].rewards) for row in rows]
         size = max(len(pool) for pool in pools)
         laws = np.stack([np.sort(pool)[np.arange(size) * len(pool) // size] for pool in pools])
-        best, given = np.full(k, -np.inf), np.full(k, min(first, plan.budget))
+        low, top = _ends(laws)
+        best, given = np.full(k, -np.inf), np.full(k, min(first, plan.budget) if rounds > 1 else plan.budget)
         for left in range(rounds, 0, -1):
             for i in np.flatnonzero(given):
                 at = rng.integers(len(pools[i]), size=given[i])
@@ -139,11 +140,23 @@ def replay_oracle(table: Table, plan: Plan, first: int = 1, rounds: int = 8) -> 
                 tokens[run, i] += table.rows[rows[i]].tokens[at].sum()
             draws[run] += given
             rest = plan.budget * k - int(draws[run].sum())
-            least = min(float(pool[np.isfinite(pool)].min(initial=np.inf)) for pool in pools)
-            finite = np.where(np.isfinite(best), best, least)
-            given = allocate(known(np.maximum(laws, least), finite), rest // max(1, left - 1), draws[run])
-        sums[run] = best.sum()
+            worth = known(np.clip(laws, low, top), np.clip(best, low, top))
+            given = allocate(worth, rest // max(1, left - 1), draws[run])
+        sums[run] = _sums(best)
     return _judge(table, chosen, sums, draws, tokens, plan)
+
+
+def _sums(best: Array) -> Array:
+    """Sums over the prompts of a batch, the last axis, -inf where one of them has no useful draw."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.any(best == -np.inf, axis=-1), -np.inf, best.sum(axis=-1))
+
+
+def _ends(laws: Array) -> tuple[float, float]:
+    """What stands for -inf, the smallest finite reward, and for inf, as far above the largest as that is above it."""
+    finite = laws[np.isfinite(laws)]
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 0.0)
+    return low, high + (high - low or 1.0) if np.any(laws == np.inf) else high
 
 
 def _batches(table: Table, plan: Plan) -> NDArray[np.int64]:
@@ -180,7 +193,8 @@ def _judge(
     star = break_even_interval(rates, plan.budget, rng)
     star = Interval(*(min(float(end), float(most)) for end in star))
     used = float(tokens.mean()) if table.counted else None
-    ahead = sums - at_budget.mean(axis=1)
+    with np.errstate(invalid="ignore"):
+        ahead = sums - at_budget.mean(axis=1)
     return Replay(
         bwr=batch_win_rate(sums, at_budget),
         n_star=star,

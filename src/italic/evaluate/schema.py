@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, field_validator, model_validator
+
+from italic.evaluate.table import TOO_LONG
 
 
 class TableRow(BaseModel):
@@ -14,7 +17,7 @@ class TableRow(BaseModel):
 
     prompt: StrictStr | StrictInt
     rewards: list[float | None] = Field(min_length=1)
-    tokens: list[PositiveInt] | None = None
+    tokens: list[Annotated[int, Field(ge=1, lt=TOO_LONG)]] | None = None
 
     @field_validator("rewards")
     @classmethod

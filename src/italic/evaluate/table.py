@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from italic.core.errors import InputError
 
 EXAMPLE = '{"prompt": "7", "rewards": [0.3, 1.2, null]}'
 SHOWN = 10
 """Bad lines that an error quotes."""
+TOO_LONG = 2**31
+"""Tokens that no response has."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +41,27 @@ class Table:
     counted: bool
 
     @classmethod
-    def of(cls, rewards: Mapping[str, Sequence[float]]) -> Table:
-        """A table of rewards by prompt. Raises InputError if there is none."""
-        return _table([_row({"prompt": name, "rewards": list(values)}) for name, values in rewards.items()], "these")
+    def of(cls, rewards: Mapping[str, ArrayLike], tokens: Mapping[str, ArrayLike] | None = None) -> Table:
+        """A table of rewards by prompt, NaN where a score is missing, and of the lengths of the responses.
+
+        Raises InputError if there is none, or for a prompt without a score or with another number of lengths.
+        """
+        rows = []
+        for name, values in rewards.items():
+            hint = "Give every prompt a list of rewards, one of them no NaN, and as many lengths of 1 or more."
+            try:
+                found = np.asarray(values, dtype=np.float64)
+                lengths = np.ones(found.shape) if tokens is None else np.asarray(tokens.get(name, ()), dtype=np.float64)
+            except (TypeError, ValueError) as failure:
+                raise InputError(f"what was given for prompt {name!r} is no list of numbers", hint=hint) from failure
+            fits = found.ndim == 1 and lengths.shape == found.shape and np.all((lengths >= 1) & (lengths < TOO_LONG))
+            if not fits or np.isnan(found).all():
+                raise InputError(
+                    f"rewards of shape {found.shape} and lengths of shape {lengths.shape} for prompt {name!r}",
+                    hint=hint,
+                )
+            rows.append((Row(name, found, lengths.astype(np.int64)), tokens is not None))
+        return _table(rows, "these")
 
 
 def read_table(source: str) -> Table:
@@ -55,7 +75,7 @@ def read_table(source: str) -> Table:
         except json.JSONDecodeError as failure:
             problems.append(f"line {number}: not JSON: {failure.msg} at character {failure.pos + 1}")
             continue
-        except (InputError, RecursionError) as problem:
+        except (InputError, RecursionError, ValueError) as problem:
             problems.append(f"line {number}: {problem.message if isinstance(problem, InputError) else problem}")
             continue
         if row.prompt in seen:

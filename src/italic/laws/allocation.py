@@ -23,6 +23,8 @@ Counts = NDArray[np.int64]
 
 CELLS = 2_000_000
 """Numbers that are held at once, at most."""
+TINY = float(np.finfo(np.float64).tiny)
+"""The smallest scale of rewards."""
 
 
 class Gains(Protocol):
@@ -56,7 +58,7 @@ class Curves:
         with np.errstate(divide="ignore"):
             logs = np.log1p(-self.above) + np.log(self.fade)[:, None]
         height = self.width * self.above
-        size = max(1, CELLS // (len(counts) * max(1, self.above.shape[1])))
+        size = max(1, CELLS // max(1, len(counts) * self.above.shape[1]))
         powers = counts[:, None].astype(np.float64)
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
@@ -90,7 +92,7 @@ class Cuts:
         over, step = self.over[rows], self.step[rows]
         going = (over > 0) & (step > 0)
         a, b = np.where(going, over, 1.0), np.where(going, self.under[rows], 1.0)
-        first = int(counts[0])
+        first = int(counts[0]) if len(counts) else 0
         kept = np.exp(betaln(a + 1, b + first) - betaln(a, b)) * np.where(going, step, 0.0)
         kept *= (self.fade[rows] ** first)[:, None]
         values = np.empty((len(rows), len(counts)))
@@ -143,11 +145,12 @@ def allocate_cost(gains: Gains, budget: float, cost: Array, worst: Array, limit:
     """
     if not (np.all(cost > 0) and np.all(worst > 0) and min(budget, limit, most) >= 0):
         raise ValueError(f"a budget of {budget}, at most {limit}, for costs of {cost}, at most {worst}")
-    worth, owner, level = _table(gains, cost, budget, min(most, int(budget // cost.min()) if len(cost) else 0))
+    enough = budget * (1 + 1e-12)
+    worth, owner, level = _table(gains, cost, budget, int(min(most, enough / cost.min(initial=np.inf))))
     order = np.lexsort((owner, level, -worth))
     order = order[worth[order] > 0][:most]
     whose = owner[order]
-    fits = (np.cumsum(cost[whose]) <= budget * (1 + 1e-12)) & (np.cumsum(worst[whose]) <= limit * (1 + 1e-12))
+    fits = (np.cumsum(cost[whose]) <= enough) & (np.cumsum(worst[whose]) <= limit * (1 + 1e-12))
     return np.bincount(whose[fits], minlength=len(gains))
 
 
@@ -180,9 +183,11 @@ def deviations(draws: Array) -> Array:
     """Standard deviations of the finite draws of each prompt, float64 [K]; 0 where there are fewer than two."""
     there = np.isfinite(draws)
     m = np.maximum(there.sum(axis=1), 1)
-    x = np.where(there, draws, 0.0)
+    origin = np.max(draws, axis=1, initial=-np.inf, where=there)[:, None]  # equal draws deviate by 0 exactly
+    x = np.where(there, draws - np.where(np.isfinite(origin), origin, 0.0), 0.0)
     centred = np.where(there, x - (x.sum(axis=1) / m)[:, None], 0.0)
-    return np.asarray(np.sqrt(np.sum(centred**2, axis=1) / np.maximum(m - 1, 1)))
+    widest = np.maximum(np.abs(centred).max(axis=1, initial=0.0), TINY)
+    return np.asarray(np.sqrt(np.sum((centred / widest[:, None]) ** 2, axis=1) / np.maximum(m - 1, 1)) * widest)
 
 
 def _raise_to(drawn: Counts, weights: Array, budget: int) -> Counts:
@@ -216,11 +221,11 @@ def levelled(totals: Counts, extra: int) -> Counts:
 def _table(gains: Gains, cost: Array, budget: float, most: int) -> tuple[Array, Counts, Counts]:
     """Enough of the gains over their cost to find the best that the budget buys: worth, prompt and j of each.
 
-    All prompts are tabulated up to a moderate j. A prompt whose last gain there is above the price at which the budget
-    is spent is tabulated twice as far, and so on; the price only rises as more is known.
+    All prompts are tabulated up to a moderate j. A prompt whose last gain there is not below the price at which the
+    budget is spent is tabulated twice as far, and so on; the price only rises as more is known.
     """
     rows: Counts = np.arange(len(gains))
-    first, size = 0, max(4, int(2 * budget / cost.sum()) + 1)
+    first, size = 0, max(4, int(min(most, 2 * budget / max(TINY, cost.sum()))) + 1)
     worths, owners, levels = [np.zeros(0)], [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     while len(rows) and first < most:
         counts = np.arange(first, min(first + size, most))
@@ -232,6 +237,6 @@ def _table(gains: Gains, cost: Array, budget: float, most: int) -> tuple[Array, 
         order = np.argsort(-known, kind="stable")
         spent = np.searchsorted(np.cumsum(cost[whose[order]]), budget, side="left")
         price = known[order[spent]] if spent < len(order) else 0.0
-        rows = rows[block[:, -1] > price]
+        rows = rows[(block[:, -1] >= price) & (block[:, -1] > 0)]
         first, size = first + size, first + size
     return np.concatenate(worths), np.concatenate(owners), np.concatenate(levels)

@@ -9,8 +9,9 @@
 - auto: discrete if most draws have a value that other prompts have too. Else normal or tail, by the evidence: how well
   each foretells the topmost draws of all prompts from those below them.
 
-Rewards of -inf, and draws whose score is missing, are draws that were of no use. A prompt with a reward of +inf gains
-nothing by further ones.
+Rewards of -inf, and draws whose score is missing, are draws that were of no use. A prompt with no other draws comes
+first: a useful one gains it half a quantile, or the range of all rewards, or as much more as makes its gain the
+largest. A prompt with a reward of +inf gains nothing by further ones.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 
-from italic.laws.allocation import Array, Counts, Curves, Cuts, Gains, deviations
+from italic.laws.allocation import TINY, Array, Counts, Curves, Cuts, Gains, deviations
 from italic.laws.tails import Moments, Tails, common_scale, distinct, tail_sizes, tails
 
 Estimator: TypeAlias = Literal["auto", "tail", "normal", "kde", "discrete"]
@@ -30,8 +31,8 @@ UNITS: tuple[Units, ...] = get_args(Units)
 
 NODES = 40
 """Nodes of the quadrature above the best."""
-DOUBT, ENOUGH = 3.0, 10
-"""A normal law is preferred to a tail by so many nats of evidence, from so many draws a prompt on."""
+ENOUGH = 20
+"""A normal law is thought of from so many draws a prompt on, in the mean."""
 CUTS = 16
 """Values at which the common law of discrete rewards is fitted, at most."""
 
@@ -51,10 +52,11 @@ def gains(draws: Array, estimator: Estimator = "auto", units: Units = "reward") 
     if not finite.any():
         return _nothing(k)
     drawn, scored = (~np.isnan(seen)).sum(axis=1), finite.sum(axis=1)
-    if estimator == "discrete" or (estimator == "auto" and _shared(seen)):
+    lost = (scored == 0) & ~perfect
+    lowest, highest = float(seen[finite].min()), float(seen[finite].max())
+    if estimator == "discrete" or (estimator == "auto" and highest > lowest and _shared(seen)):
         return _discrete(seen, units, perfect)
     useful = np.where(scored == drawn, 1.0, (scored + 0.5) / (drawn + 0.5))
-    lowest = float(seen[finite].min())
     seen = np.where(finite, seen, np.nan)
     seen[scored == 0, 0] = lowest
     values, novelty = distinct(seen)
@@ -66,21 +68,31 @@ def gains(draws: Array, estimator: Estimator = "auto", units: Units = "reward") 
     else:
         law = _likeliest(seen, values, normal=estimator == "auto")
     if law is None:
-        return _nothing(k)
+        law = Kernels(seen, np.zeros(k))
     share = np.where(perfect, 0.0, useful * (1.0 if estimator == "kde" else novelty.share))[:, None]
-    fade = np.ones(k) if estimator == "kde" else novelty.fade
-    if units == "quantile":
-        x, w = _unit_nodes()
-        above = (law.exceeding(np.zeros((k, 1))).first * share) * (1 - x)
-        return Curves(above, above[:, :1] / (1 - x[0]) * w, fade)
-    scale = np.where(scored == 0, np.maximum(law.scale, float(seen[finite].max()) - lowest), law.scale)
+    fade = np.where(lost | (estimator == "kde"), 1.0, novelty.fade)
     x, w = _unit_nodes()
-    beyond, width = 4 * scale[:, None] * (x / (1 - x)), 4 * scale[:, None] * (w / (1 - x) ** 2)
-    first, second = law.exceeding(beyond)
+    if units == "quantile":
+        above = (law.exceeding(np.zeros((k, 1))).first * share) * (1 - x)
+        width = above[:, :1] / (1 - x[0]) * w
+        worth = _first_worth(np.sum(above * width, axis=1), useful, lost, 0.5)
+        above[lost], width[lost] = useful[lost, None], worth * w
+        return Curves(above, width, fade)
+    scale = law.scale[:, None]
+    first, second = law.exceeding(4 * scale * (x / (1 - x)))
+    first, second, width = first * share, second * share**2, 4 * scale * (w / (1 - x) ** 2)
+    worth = _first_worth(np.sum(first * width, axis=1), useful, lost, highest - lowest or 1.0)
+    first[lost], width[lost] = useful[lost, None], worth * w
     if estimator == "kde":
-        return Curves(first * share, width, fade)
-    over, under = _beta(first * share, second * share**2)
+        return Curves(first, width, fade)
+    second[lost] = first[lost] * (1.5 / (drawn[lost, None] + 1.5))
+    over, under = _beta(first, second)
     return Cuts(width, over, under, fade)
+
+
+def _first_worth(gain: Array, useful: Array, lost: np.ndarray[tuple[int], np.dtype[np.bool_]], least: float) -> Array:
+    """What a useful draw is worth to the prompts that have none, float64 [L, 1], given the gains of the others."""
+    return np.asarray(np.maximum(least, gain[~lost].max(initial=0.0) / useful[lost])[:, None])
 
 
 def known(laws: Array, best: Array) -> Curves:
@@ -119,14 +131,14 @@ class Kernels:
 
     @property
     def scale(self) -> Array:
-        return np.maximum(self.bandwidth, 1e-300)
+        return np.maximum(self.bandwidth, TINY)
 
     def exceeding(self, beyond: Array) -> Moments:
         from scipy.special import ndtr
 
         there = ~np.isnan(self.draws)
         x = np.where(there, self.draws, -np.inf)
-        width = np.maximum(self.bandwidth, 1e-300)[:, None]
+        width = np.where(self.bandwidth > 0, self.bandwidth, 1.0)[:, None]
         above = np.empty(beyond.shape)
         for q in range(beyond.shape[1]):
             far = (x - x.max(axis=1, keepdims=True) - beyond[:, q, None]) / width
@@ -194,9 +206,9 @@ def _evidence(values: Array, mean: Array, log_scale: Array, count: Counts) -> fl
     inside = np.arange(values.shape[1]) < top[:, None]
     edge = values[np.arange(len(values)), np.minimum(top, values.shape[1] - 1)]
     scale = np.exp(log_scale)
-    z = (np.where(inside, values, 0.0) - mean[:, None]) / scale[:, None]
+    z = np.where(inside, values - mean[:, None], 0.0) / scale[:, None]
     density = np.where(inside, -(z**2) / 2 - np.log(2 * np.pi) / 2 - log_scale[:, None], 0.0).sum(axis=1)
-    tail = np.where(top > 0, top * log_ndtr((mean - np.where(top > 0, edge, 0.0)) / scale), 0.0)
+    tail = top * log_ndtr(np.where(top > 0, mean - edge, 0.0) / scale)
     return float(np.sum(density - tail - top / count))
 
 
@@ -208,7 +220,7 @@ def _likeliest(draws: Array, values: Array, *, normal: bool) -> Law | None:
     chosen = max((law for law in found if law is not None), key=lambda law: law.evidence, default=None)
     enough = np.mean(np.isfinite(values).sum(axis=1)) >= ENOUGH
     rival = Normals.fit(draws, values) if normal and enough else None
-    if rival is not None and (chosen is None or rival.evidence > chosen.evidence + DOUBT):
+    if rival is not None and (chosen is None or rival.evidence > chosen.evidence):
         return rival
     return chosen
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from italic.laws.allocation import Array, Counts
+from italic.laws.allocation import TINY, Array, Counts
 
 SHAPES = np.array([-1.0, -0.8, -0.6, -0.45, -0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.35])
 SHAPE_MEAN, SHAPE_SD = -0.1, 0.3
@@ -33,6 +33,8 @@ SCALES = 24
 """Nodes of the grid in log sigma."""
 VARIANCE, WEIGHT = 0.25, 4.0
 """The variance of the log-scales of prompts before any draw is seen, and how many prompts that is worth."""
+BLOCK = 64
+"""Prompts at a time: what is computed for them stays in the processor's cache."""
 PARTS = (1.0, 0.6)
 """A tail is the largest half of m different values, or the largest m^0.6 where those are fewer."""
 
@@ -132,17 +134,22 @@ class Tails:
     def scale(self) -> Array:
         """The mean by which the best is exceeded, roughly: float64 [K]."""
         local = np.maximum(self.sigma + self.shape[None, :, None] * self.above[:, None, None], 0.0)
-        return np.asarray(np.maximum(np.sum(self.weight * local, axis=(1, 2)), 1e-300))
+        return np.asarray(np.maximum(np.sum(self.weight * local, axis=(1, 2)), TINY))
 
     def exceeding(self, beyond: Array) -> Moments:
         """P(R > best + beyond) under the posterior; beyond: float64 [K, Q]."""
         first, second = np.empty(beyond.shape), np.empty(beyond.shape)
         heavy = np.flatnonzero(self.weight.max(axis=(0, 2)) > 1e-4)
-        sigma, weight, shape = self.sigma[:, heavy], self.weight[:, heavy], self.shape[heavy][None, :, None]
-        for q in range(beyond.shape[1]):
-            survival = np.exp(-_exponents((self.above + beyond[:, q])[:, None, None] / sigma, shape))
-            first[:, q] = np.sum(weight * survival, axis=(1, 2))
-            second[:, q] = np.sum(weight * survival**2, axis=(1, 2))
+        shape = self.shape[heavy][None, :, None]
+        for some in _blocks(len(beyond)):
+            sigma, weight = self.sigma[some, heavy], self.weight[some, heavy]
+            excess = self.above[some, None] + beyond[some]
+            for q in range(beyond.shape[1]):
+                with np.errstate(over="ignore", invalid="ignore"):
+                    survival = np.exp(-_exponents(excess[:, q, None, None] / sigma, shape))
+                part = weight * survival
+                first[some, q] = np.sum(part, axis=(1, 2))
+                second[some, q] = np.einsum("kxs,kxs->k", part, survival)
         total = self.over + self.under
         rate = self.over / total
         return Moments(first * rate[:, None], second * (rate * (self.over + 1) / (total + 1))[:, None])
@@ -165,30 +172,41 @@ def tails(values: Array, size: Counts, top: Counts) -> Tails | None:
     common = _common_excess(means, size)
     if common is None:
         return None
-    log_sigma, cell = _grid(means, size, excess[:, 0], common)
-    shape = SHAPES[None, :, None]
-    sigma = np.exp(log_sigma)
-    prior = -((log_sigma - np.log1p(-shape) - common.mean) ** 2) / (2 * common.variance) + np.log(cell)
-    below = prior.copy()
-    log = np.zeros_like(prior)
-    for place, (column, there) in enumerate(zip(excess.T, inside.T, strict=True)):
-        some = np.flatnonzero(there)
-        exponent = _exponents(column[some, None, None] / sigma[some], shape)
-        density = -log_sigma[some] - (1 + shape) * exponent
-        in_top = (place < top[some])[:, None, None]
-        log[some] += np.where(in_top, density, 0.0)
-        below[some] += np.where(in_top, 0.0, density)
-    if np.any(top < size):
-        edge = excess[rows, np.minimum(top, most - 1)]
-        beyond = _exponents(edge[:, None, None] / sigma, shape) * top[:, None, None]
-        below -= np.where((top < size)[:, None, None], beyond, 0.0)
-        log += np.where((top < size)[:, None, None], beyond, 0.0)
-    given, _ = _marginal(below)
-    all_of_it, weight = _marginal(below + log)
-    weight = weight * _shapes(all_of_it)[:, :, None]
+    blocks = _blocks(len(values))
+    parts = [_posterior(excess[some], size[some], 0 * top[some], common) for some in blocks]
+    sigma, weight, all_of_it = (np.concatenate(part) for part in zip(*parts, strict=True))
+    given = np.concatenate([_posterior(excess[some], size[some], top[some], common)[2] for some in blocks])
+    weight *= _shapes(all_of_it)[:, :, None]
     evidence = _pooled(all_of_it) - _pooled(given)
     over = (size + 1).astype(np.float64)
     return Tails(sigma, weight, SHAPES, excess[:, 0], over, np.maximum(m - size, 1.0).astype(np.float64), evidence)
+
+
+def _posterior(excess: Array, size: Counts, hidden: Counts, common: Common) -> tuple[Array, Array, Array]:
+    """The scales of a grid, and their posterior weights given the shape, float64 [K, X, S] each; the log-evidence of
+    the excesses, [K, X].
+
+    excess: float64 [K, n], largest first, 0 beyond `size`. Of the `hidden` largest it is only known that they are above
+    the next, int64 [K] each.
+    """
+    seen, places = size - hidden, np.arange(excess.shape[1])
+    known = places >= hidden[:, None]
+    times = known + np.where(places == hidden[:, None], hidden[:, None], 0)
+    excess = excess * known
+    means = np.sum(times * excess, axis=1) / np.maximum(seen, 1)
+    log_sigma, cell = _grid(means, seen, np.max(excess, axis=1), common)
+    sigma, shape = np.exp(np.clip(log_sigma, -695, 695)), SHAPES[None, :, None]
+    log = -((log_sigma - np.log1p(-shape) - common.mean) ** 2) / (2 * common.variance) + np.log(cell)
+    log -= seen[:, None, None] * log_sigma
+    for place in np.flatnonzero(known.any(axis=0)):
+        exponent = _exponents(excess[:, place, None, None] / sigma, shape)
+        log -= (times[:, place, None, None] + known[:, place, None, None] * shape) * exponent
+    evidence, weight = _marginal(log)
+    return sigma, weight, evidence
+
+
+def _blocks(k: int) -> list[slice]:
+    return [slice(start, start + BLOCK) for start in range(0, k, BLOCK)]
 
 
 def _marginal(log: Array) -> tuple[Array, Array]:
@@ -215,7 +233,8 @@ def _grid(means: Array, counts: Counts, largest: Array, common: Common) -> tuple
     centre = (own * counts + common.mean / common.variance) * trust
     spread = np.sqrt(trust)[:, None]
     middle = centre[:, None] + np.log1p(-SHAPES)
-    least = np.log(np.maximum(np.maximum(-SHAPES, 0) * largest[:, None], 1e-300))
+    with np.errstate(divide="ignore"):
+        least = np.log(np.maximum(-SHAPES, 0) * largest[:, None])
     low = np.maximum(middle - 4 * spread, least)
     high = np.maximum(middle + 5 * spread, low + 2 * spread)
     cell = (high - low)[:, :, None] / SCALES
@@ -223,11 +242,17 @@ def _grid(means: Array, counts: Counts, largest: Array, common: Common) -> tuple
 
 
 def _exponents(ratio: Array, shape: Array) -> Array:
-    """-log P(excess > ratio * sigma): log(1 + shape * ratio) / shape, infinite beyond an end."""
-    exact = shape == 0.0
+    """-log P(excess > ratio * sigma): log(1 + shape * ratio) / shape, infinite beyond an end; float64 [K, X, S].
+
+    shape: float64 [1, X, 1].
+    """
+    exact = shape[0, :, 0] == 0.0
+    values = np.maximum(shape * ratio, -1.0)
     with np.errstate(divide="ignore"):
-        bent = np.log1p(np.maximum(shape * ratio, -1.0)) / np.where(exact, 1.0, shape)
-    return np.where(exact, ratio, bent)
+        np.log1p(values, out=values)
+    values /= np.where(shape == 0.0, 1.0, shape)
+    values[:, exact] = ratio[:, exact]
+    return values
 
 
 def _shapes(evidence: Array) -> Array:

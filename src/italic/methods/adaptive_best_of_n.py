@@ -45,11 +45,12 @@ class Order:
 class AdaptiveBestOfN:
     """Best-of-n with n draws a prompt on average: after a few of each, the rest go where they are expected to pay.
 
-    Every prompt gets `exploration` draws (below 1: a part of the budget, but 3 where it allows that). In `rounds` - 1
+    Every prompt gets `exploration` draws (below 1: a part of the budget, but 4 where it allows that). In `rounds` - 1
     further rounds, of equal budget, the laws of the rewards are estimated from all draws so far and the draws handed
     out greedily, each to the prompt where the expected gain is largest; rounds=2, exploration=0.75, estimator=kde is
-    AdaBoN (2505.12050). Of a prompt's draws, the one with the largest reward is the answer, the first of equals. A
-    batch of k prompts gets n k draws, to the last one.
+    AdaBoN (2505.12050). More rounds find more and take longer, for a round ends with its longest response. Of a
+    prompt's draws, the one with the largest reward is the answer, the first of equals. A batch of k prompts gets n k
+    draws, to the last one.
 
     tokens: a second bound, of tokens a prompt on average. Draws then go where the gain for a token is largest, none is
     begun that might exceed the bound, and there are more rounds, as long as more than 2 % of it is left. units: reward,
@@ -62,8 +63,8 @@ class AdaptiveBestOfN:
     """
 
     n: int = 16
-    exploration: float = 0.2
-    rounds: int = 5
+    exploration: float = 0.25
+    rounds: int = 8
     estimator: Estimator = "auto"
     units: Units = "reward"
     tokens: int | None = None
@@ -86,7 +87,7 @@ class AdaptiveBestOfN:
         if not (0 < self.exploration < 1 or (whole and 1 <= self.exploration <= self.n)):
             raise UsageError(
                 f"adaptive-best-of-n with exploration={self.exploration:g} and n={self.n}",
-                hint="Give a number of draws from 1 to n, or a part of n below 1: exploration=0.2.",
+                hint="Give a number of draws from 1 to n, or a part of n below 1: exploration=0.25.",
             )
         for name, known in (("estimator", ESTIMATORS), ("units", UNITS), ("rule", get_args(Rule))):
             if getattr(self, name) not in known:
@@ -108,11 +109,12 @@ class AdaptiveBestOfN:
         budget = self.n if self.tokens is None else self.tokens / room
         wanted = self.n if self.rounds == 1 else int(self.exploration)
         if wanted == 0:
-            wanted = max(1, min(most, max(3, round(self.exploration * budget))))
+            wanted = max(1, min(most, max(4, round(self.exploration * budget))))
         if wanted > most:
+            fewer = ", or exploration=1" if self.rounds > 1 and most > 0 else ""
             raise UsageError(
                 f"adaptive-best-of-n with tokens={self.tokens}: {wanted} first draws may take {wanted * room} a prompt",
-                hint=f"Give tokens={wanted * room} or more, shorter responses (--max-tokens), or exploration=1.",
+                hint=f"Give tokens={wanted * room} or more, or shorter responses (--max-tokens){fewer}.",
             )
         return wanted
 
@@ -153,12 +155,17 @@ class AdaptiveBestOfN:
         estimate = gains(table, self.estimator, self.units)
         worth = estimate.marginal(np.arange(k), np.zeros(1, dtype=np.int64))[:, 0]
         if self.tokens is None:
-            given, last = self._by_draws(table, estimate, left // to_come), to_come == 1
+            amount = max(1, left // to_come)
+            given, last = self._by_draws(table, estimate, amount), amount == left
         else:
             spent = np.array([report.tokens for report in reports])
-            spare, budget = self.tokens * k - int(spent.sum()), self.tokens * k
+            budget = self.tokens * k
+            spare = max(0, budget - int(spent.sum()))
+            cost = np.maximum(spent / drawn, 1.0)
             room = np.array([report.room for report in reports], dtype=np.float64)
-            given = allocate_cost(estimate, spare / to_come, np.maximum(spent / drawn, 1.0), room, spare, left)
+            given = allocate_cost(estimate, max(spare / to_come, cost.max()), cost, room, spare, left)
+            if drawn.max() == 1 and not given.any():  # of one draw nothing is known
+                given = (np.cumsum(room) <= spare).astype(np.int64)
             last = not given.any() or (to_come == 1 and spare <= SPARE * budget)
         return [Order(int(draws), float(gain), last) for draws, gain in zip(given, worth, strict=True)]
 
