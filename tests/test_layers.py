@@ -56,7 +56,7 @@ HEAVY = {
     "scipy": (),
     "fastapi": (),
     "uvicorn": (),
-    "pydantic": ("run.schema",),
+    "pydantic": ("evaluate.schema", "run.schema"),
     "typer": ("cli.",),
     "rich": ("cli.",),
 }

@@ -134,15 +134,19 @@ def test_people_get_a_table_and_what_it_means(italic, table: Path) -> None:
 
 
 def test_a_break_even_that_is_not_reached_is_told_as_such(italic, tmp_path: Path) -> None:
-    """The oracle finds what uniform best-of-N up to 8 budgets hardly can: one useful reward of a thousand."""
-    path = tmp_path / "prize.jsonl"
-    rows = [{"prompt": f"k{i}", "rewards": [i]} for i in range(9)] + [{"prompt": "prize", "rewards": [0] * 600 + [1]}]
+    """Nineteen prompts have one answer, the last has many: the oracle gives it 101 draws, more than 8 times 6."""
+    path = tmp_path / "lopsided.jsonl"
+    rows = [{"prompt": f"k{i}", "rewards": [i]} for i in range(19)]
+    rows.append({"prompt": "many", "rewards": np.random.default_rng(0).normal(size=500).tolist()})
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    words = ("replay", path, "--prompts", 10, "--batches", 40, "--budget", 6, "-M", "best-of-n", "--oracle")
+    words = ("replay", path, "--prompts", 20, "--batches", 40, "--budget", 6, "-M", "best-of-n", "--oracle")
     uniform, oracle = json.loads(italic(*words, "--json").out)
-    assert uniform["n_star"] == 6
-    assert oracle["n_star_interval"][1] == 48
-    assert ">=48" in italic(*words).out
+    assert (uniform["max_prompt_draws"], oracle["max_prompt_draws"]) == (6, 101)
+    assert oracle["n_star"] == oracle["n_star_most"] == oracle["n_star_interval"][1] == 48
+    assert uniform["n_star_interval"][1] < 12
+    told = italic(*words).out
+    assert told.count(">=48 (") == 1
+    assert told.count("to >=48)") == 1
 
 
 @pytest.mark.parametrize("words", [(), ("--quiet",), ("-q", "--json")], ids=["plain", "quiet", "quiet-json"])
@@ -215,11 +219,11 @@ def test_bad_lines_are_named_by_number(italic, table: Path) -> None:
     ("words", "tells"),
     [
         (("--prompts", 6), "--prompts 5"),
-        (("--prompts", 0), "prompts=0"),
+        (("--prompts", 0), "a replay with prompts=0"),
         (("--batches", 1), "--batches 1000"),
         (("--batches", 0), "batches=0"),
-        (("--budget", 0), "0"),
-        (("--budget", "many"), "not a valid int"),
+        (("--budget", 0), "budget=0"),
+        (("--budget", "many"), "Invalid value for '--budget'"),
         (("-M", "best-of-m"), "Did you mean best-of-n"),
         (("-M", "best-of-n:m=4"), "no parameter 'm'"),
         (("-M", "cascade:r_star=1,tau_u=1"), "no number of draws"),

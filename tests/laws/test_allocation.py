@@ -379,6 +379,23 @@ def test_shares_by_deviation():
     assert np.any((even / scale)[:, None] > ((even + 1) / scale))
 
 
+def test_upper_confidence_by_its_formula():
+    """One by one to the largest s (1 + sqrt(2 log N / m)) / (m + 1); without the bound, others are chosen."""
+    rng, plain = np.random.default_rng(14), 0
+    for _ in range(20):
+        draws = rng.normal(size=(4, 9)) * rng.exponential(size=(4, 1))
+        draws[0, 3:] = NAN
+        m, found = [3, 9, 9, 9], by_upper_confidence(draws, 25)
+        for bound in (np.sqrt(2 * np.log(30)), 0.0):
+            total = list(m)
+            for _ in range(25):
+                worth = [s * (1 + bound / np.sqrt(t)) / (t + 1) for s, t in zip(deviations(draws), total, strict=True)]
+                total[int(np.argmax(worth))] += 1
+            plain += bound == 0 and list(np.array(m) + found) != total
+            assert bound == 0 or list(np.array(m) + found) == total
+    assert plain > 5
+
+
 def test_upper_confidence_prefers_what_is_less_known():
     """Of equal deviations the one from fewer draws gets more, beyond what levels them."""
     base = np.array([0.0, 1.0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -41,7 +42,7 @@ class Sharing(Custom):
 class Race:
     """Draws, and tells the others its best reward, round after round; is told its rank and the sum of all.
 
-    draws: of each prompt, one number a round, 2 in each of three rounds if none are given. log: what happened, in order.
+    draws: of each prompt, one number a round; 2 in each of three rounds if none are given. log: what happened.
     """
 
     draws: dict[str, list[int]] = field(default_factory=dict)
@@ -100,16 +101,16 @@ def right(race: Race, results: dict[str, Any]) -> None:
 @pytest.mark.parametrize("blocking", [False, True], ids=["stepped", "whole"])
 def test_each_is_told_what_follows_from_what_all_say(driver: str, blocking: bool) -> None:
     race, model = Race(), ToyModel()
-    results, _ = go(
-        race.method(), driver=driver, asked=prompts(12)[::-1], model=Blocking(model) if blocking else model
-    )
+    results, _ = go(race.method(), driver=driver, asked=prompts(12)[::-1], model=Blocking(model) if blocking else model)
     names = sorted(f"p{i}" for i in range(12))
     assert names[:4] == ["p0", "p1", "p10", "p11"]
     assert race.companies == [names] * 3
     right(race, results)
     for name, result in results.items():
         answers, rewards = result.outcome.notes["answers"], result.outcome.rewards
-        assert [values[names.index(name)][1] for values in race.told("settle")] == [rewards[:k].max() for k in (2, 4, 6)]
+        assert [values[names.index(name)][1] for values in race.told("settle")] == [
+            rewards[:k].max() for k in (2, 4, 6)
+        ]
         assert len(answers) == 3
     for i in range(3):
         sums = {result.outcome.notes["answers"][i][1] for result in results.values()}
@@ -250,8 +251,8 @@ def test_whom_a_budget_ends_is_not_waited_for(driver: str, blocking: bool, windo
         assert len(results) < 5 or not all(r.outcome.complete for r in results.values())
         assert all(r.outcome.chosen is not None for r in results.values() if r.outcome.complete)
         companies = race.companies
-        assert all(set(after) <= set(before) for before, after in zip(companies, companies[1:], strict=False))
-        went_on += any(len(after) < len(before) for before, after in zip(companies, companies[1:], strict=False))
+        assert all(set(after) <= set(before) for before, after in pairwise(companies))
+        went_on += any(len(after) < len(before) for before, after in pairwise(companies))
         left_out += 0 < len(results) < 5
         cut_short += any(not r.outcome.complete and r.outcome.chosen is not None for r in results.values())
     assert free.companies == [[f"p{i}" for i in range(5)]] * 3

@@ -142,7 +142,7 @@ def _run(
 
 def unfinished(prompts: Sequence[Prompt], there: Container[str], method: Method) -> list[Prompt]:
     """The prompts to run, given the ids that are there: for a method whose prompts share, all of a batch or none."""
-    size = (getattr(method, "batch", None) or len(prompts)) if hasattr(method, "batch") else 1
+    size = (getattr(method, "batch", None) or max(1, len(prompts))) if hasattr(method, "batch") else 1
     batches = [prompts[start : start + size] for start in range(0, len(prompts), size)]
     return [prompt for batch in batches if any(one.id not in there for one in batch) for prompt in batch]
 

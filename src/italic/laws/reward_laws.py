@@ -169,7 +169,7 @@ class Normals:
         mean, deviation = np.nanmean(draws, axis=1), deviations(draws)
         noise = 0.5 / np.maximum(m - 1, 1)
         good = deviation > 0
-        logs = np.log(np.where(good, deviation, 1.0)) + noise / 2
+        logs = np.log(np.where(good, deviation, 1.0)) + noise  # which is how much too small it is on average
         common = common_scale(logs[good], noise[good])
         if common is None:
             return None
