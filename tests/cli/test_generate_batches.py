@@ -71,7 +71,7 @@ def test_cut_after_any_line_and_resumed_the_bytes_are_the_same(
     assert said.code == 0
     assert "again" not in said.err
     whole = out.read_bytes()
-    for places in ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [1, 3, 0, 4, 2]):
+    for places in ([0, 1, 2, 3, 4], [4, 1, 3, 0, 2]):
         written = [whole.splitlines(keepends=True)[i] for i in places]
         for cut in range(COUNT + 1):
             out.write_bytes(b"".join(written[:cut]) + (written[cut][:20] if cut < COUNT else b""))
@@ -104,7 +104,7 @@ def test_prompts_of_a_broken_batch_alone_would_give_other_answers(
 
 @pytest.mark.parametrize(
     ("resource", "budget"),
-    [*(("scores", n) for n in (5, 9, 13, 17, 21, 23)), *(("tokens", n) for n in (15, 40, 60, 80))],
+    [*(("scores", n) for n in (5, 9, 17, 23)), *(("tokens", n) for n in (15, 60))],
 )
 @pytest.mark.parametrize("name", METHODS)
 def test_a_budget_that_ends_the_run_and_a_run_without(

@@ -82,6 +82,9 @@ def test_rows_are_joined_and_drawn_later() -> None:
     (grown,) = TableModel(LENGTHS).extend([Extend(mixed)])
     assert np.array_equal(grown.drafts.place, full.place), "what was drawn stays, the others get what they would have"
     assert grown.spent.tokens == int(full.steps[2:4].sum())
+    (again,) = TableModel(LENGTHS).extend([Extend(full.reseed(Key(2).seeds(6)))])
+    assert np.array_equal(again.drafts.place, full.place), "a draw is drawn once"
+    assert again.spent.tokens == 0
     assert len(start(0).concat(full)) == 6
     with pytest.raises(ProgramError, match="different prompts"):
         full.concat(start(prompt="q"))

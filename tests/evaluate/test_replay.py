@@ -230,11 +230,9 @@ SPECS = (
     "adaptive-best-of-n:exploration=0.75,rounds=2,estimator=kde",
     "adaptive-best-of-n:rounds=3,units=quantile",
     "adaptive-best-of-n:rounds=40,estimator=normal",
-    "adaptive-best-of-n:estimator=tail",
     "adaptive-best-of-n:estimator=discrete",
     "adaptive-best-of-n:rule=variance",
     "adaptive-best-of-n:rule=ucb",
-    "pessimistic",
     "oracle",
 )
 
@@ -266,6 +264,8 @@ def test_budgets_of_all_sizes(spec: str, budget: int) -> None:
 def test_stopping_early_leaves_budget() -> None:
     found = replay(TABLES["constant"], build_method("optimal-stopping:cost=0.1"), Plan(4, 7, batches=3))
     assert (found.draws, found.max_draws, found.max_prompt_draws) == (4, 16, 4)
+    some = replay(TABLES["continuous"], build_method("optimal-stopping:cost=0.3"), Plan(4, 9, batches=6))
+    assert 4 < some.draws < some.max_draws / 4 < some.max_prompt_draws == 9
 
 
 @pytest.mark.parametrize("name", ["continuous", "missing", "binary"])

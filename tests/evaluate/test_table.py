@@ -116,7 +116,7 @@ BAD = {
     "text": ('{"prompt": "b", "rewards": [1, "good"]}', "rewards.1: "),
     "one-number": ('{"prompt": "b", "rewards": 1}', "rewards: "),
     "no-rewards": ('{"prompt": "b"}', "rewards: Field required"),
-    "empty": ('{"prompt": "b", "rewards": []}', "rewards: "),
+    "empty": ('{"prompt": "b", "rewards": []}', "rewards: List should have at least 1 item"),
     "all-null": ('{"prompt": "b", "rewards": [null, null]}', "rewards: every score is missing"),
     "no-prompt": ('{"rewards": [1]}', "prompt: Field required"),
     "id-alone": ('{"id": "b", "rewards": [1]}', "prompt: Field required"),

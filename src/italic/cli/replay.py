@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from rich.table import Table as Grid
 
 from italic.cli.show import progress_bar, remark, screen
 from italic.core.errors import UsageError
 from italic.core.protocols import Method
+from italic.core.registry import find, method_class
 from italic.core.spec import build_method, method_name, method_spec, parse
 from italic.evaluate.replay import MOST, Plan, Replay, replay, replay_oracle, summaries, with_budget
 from italic.evaluate.table import Table, read_table
@@ -60,7 +61,7 @@ def _methods(request: ReplayRequest) -> tuple[list[Method], int]:
     budgets = {} if request.budget is None else {request.budget: "--budget"}
     methods = []
     for spec in request.methods:
-        method = build_method(spec)
+        method = build_method(_with_n(spec, request.budget))
         methods.append(method)
         if "n" in parse(spec)[1]:
             budgets.setdefault(method.n, spec)  # type: ignore[attr-defined]
@@ -74,6 +75,18 @@ def _methods(request: ReplayRequest) -> tuple[list[Method], int]:
             hint="The budget is n, draws a prompt: give --budget, or the same n to every method.",
         )
     return methods, next(iter(budgets), Plan.budget)
+
+
+def _with_n(spec: str, budget: int | None) -> str:
+    """The spec with n = budget if it has no n, so that its other values are judged beside that one."""
+    name, values = parse(spec)
+    if (
+        budget is None
+        or "n" in values
+        or "n" not in {field.name for field in fields(method_class(find("methods", name)))}
+    ):
+        return spec
+    return f"{name}:" + ",".join(f"{key}={value}" for key, value in {**values, "n": budget}.items())
 
 
 def _show(results: Sequence[tuple[str, Replay]], table: Table, plan: Plan) -> None:
