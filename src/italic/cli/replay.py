@@ -80,11 +80,8 @@ def _methods(request: ReplayRequest) -> tuple[list[Method], int]:
 def _with_n(spec: str, budget: int | None) -> str:
     """The spec with n = budget if it has no n, so that its other values are judged beside that one."""
     name, values = parse(spec)
-    if (
-        budget is None
-        or "n" in values
-        or "n" not in {field.name for field in fields(method_class(find("methods", name)))}
-    ):
+    known = {field.name for field in fields(method_class(find("methods", name)))}
+    if budget is None or budget < 1 or "n" in values or "n" not in known:
         return spec
     return f"{name}:" + ",".join(f"{key}={value}" for key, value in {**values, "n": budget}.items())
 
