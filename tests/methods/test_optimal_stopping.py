@@ -195,7 +195,7 @@ def of_normal(m: float) -> float:
     return float(np.exp(-m * m / 2) / math.sqrt(2 * math.pi) - m * ndtr(-m))
 
 
-ALIKE = Setting(stats.expon(), lambda m: math.exp(-max(m, 0)) - min(m, 0), 0.1, np.ones(200), n=120)
+ALIKE = Setting(stats.expon(), lambda m: math.exp(-max(m, 0)) - min(m, 0), 0.1, np.ones(600), n=120)
 
 
 def test_with_a_known_law_the_rule_is_optimal(monkeypatch):
