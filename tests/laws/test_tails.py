@@ -151,7 +151,7 @@ def test_sizes_of_tails():
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_evidence_is_a_density(monkeypatch, size):
     """Of the largest value given those below it: the integral over all values that it may have is 1."""
-    monkeypatch.setattr(module, "_common_excess", lambda means, size: Common(0.3, 0.25))
+    monkeypatch.setattr(module, "_common_law", lambda excess, size: Common(0.3, 0.25))
     below = np.array([1.5, 1.1, 0.9, 0.2, -1.0])
     node = (np.arange(400) + 0.5) / 400
     largest = below[0] + node / (1 - node)
@@ -269,12 +269,13 @@ def test_distinct_by_hand(rows):
     for found, row in zip(values, finite, strict=True):
         wanted = sorted(set(row), reverse=True)
         assert found.tolist() == wanted + [-INF] * (5 - len(wanted))
-    pairs = sum(len(row) * (len(row) - 1) // 2 for row in finite)
-    equal = sum(row[i] == row[j] for row in finite for i in range(len(row)) for j in range(i))
-    if not equal:
+    if all(len(set(row)) == len(row) for row in finite):
         assert novelty.share.tolist() == novelty.fade.tolist() == [1.0] * len(rows)
         return
-    size = pairs / equal
+    varied = [row for row in finite if len(set(row)) > 1]
+    pairs = sum(len(row) * (len(row) - 1) // 2 for row in varied)
+    equal = sum(row[i] == row[j] for row in varied for i in range(len(row)) for j in range(i))
+    size = pairs / equal if equal else INF
     assert novelty.fade == pytest.approx(1 - 1 / size)
     for share, row in zip(novelty.share, finite, strict=True):
         once = (sum(row.count(x) == 1 for x in row) + 0.5) / (len(row) + 0.5)

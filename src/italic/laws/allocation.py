@@ -12,6 +12,7 @@ is estimated is `laws/reward_laws.py`; here it is a set of curves.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,6 +100,34 @@ class Cuts:
         for place, j in enumerate(counts.tolist()):
             values[:, place] = kept.sum(axis=1)
             kept *= (b + j) / (a + b + (j + 1)) * self.fade[rows][:, None]
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class Several:
+    """The gains of several groups of prompts as one. group, place: int64 [K], which of the parts, and where in it."""
+
+    parts: tuple[Gains, ...]
+    group: Counts
+    place: Counts
+
+    @classmethod
+    def of(cls, rows: Sequence[Counts], parts: Sequence[Gains]) -> Several:
+        """rows: of each part, which of the prompts it is about, int64; every prompt is in one."""
+        group = np.zeros(sum(len(some) for some in rows), dtype=np.int64)
+        place = np.zeros_like(group)
+        for which, some in enumerate(rows):
+            group[some], place[some] = which, np.arange(len(some))
+        return cls(tuple(parts), group, place)
+
+    def __len__(self) -> int:
+        return len(self.group)
+
+    def marginal(self, rows: Counts, counts: Counts) -> Array:
+        values = np.empty((len(rows), len(counts)))
+        for which, part in enumerate(self.parts):
+            here = np.flatnonzero(self.group[rows] == which)
+            values[here] = part.marginal(self.place[rows[here]], counts)
         return values
 
 

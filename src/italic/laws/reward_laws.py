@@ -21,7 +21,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 
-from italic.laws.allocation import TINY, Array, Counts, Curves, Cuts, Gains, deviations
+from italic.laws.allocation import TINY, Array, Counts, Curves, Cuts, Gains, Several, deviations
 from italic.laws.tails import Moments, Tails, common_scale, distinct, tail_sizes, tails
 
 Estimator: TypeAlias = Literal["auto", "tail", "normal", "kde", "discrete"]
@@ -33,18 +33,31 @@ NODES = 40
 """Nodes of the quadrature above the best."""
 ENOUGH = 20
 """A normal law is thought of from so many draws a prompt on, in the mean."""
+ALIKE = 40
+"""Prompts that are enough to say what they have in common."""
 CUTS = 16
 """Values at which the common law of discrete rewards is fitted, at most."""
 
 
-def gains(draws: Array, estimator: Estimator = "auto", units: Units = "reward") -> Gains:
+def gains(draws: Array, estimator: Estimator = "auto", units: Units = "reward", length: Array | None = None) -> Gains:
     """What further draws of K prompts are worth, from those so far: float64 [K, n], padded with NaN.
 
     units: reward, or quantile: the probability that a draw is worse than the best, which makes prompts comparable whose
-    rewards have different scales. Raises ValueError for an unknown estimator or unit.
+    rewards have different scales. length: float64 [K], how long the responses of each prompt are. What prompts have in
+    common is then estimated from those with responses of about the same length, `ALIKE` at least: they may be of one
+    kind, where all together are not. Raises ValueError for an unknown estimator or unit.
     """
     if estimator not in ESTIMATORS or units not in UNITS:
         raise ValueError(f"the estimator {estimator} in units of {units}")
+    parts = [np.arange(len(draws))]
+    if length is not None:
+        parts = np.array_split(np.argsort(length, kind="stable"), max(1, len(draws) // ALIKE))
+    if len(parts) == 1 or any(not np.isfinite(draws[part]).any() for part in parts):
+        return _gains(draws, estimator, units)
+    return Several.of(parts, [_gains(draws[part], estimator, units) for part in parts])
+
+
+def _gains(draws: Array, estimator: Estimator, units: Units) -> Gains:
     k = len(draws)
     perfect = np.any(draws == np.inf, axis=1)
     seen = np.where(perfect[:, None], np.nan, draws)

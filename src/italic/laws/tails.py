@@ -9,7 +9,9 @@ with a shape xi (below 0: an upper end, 0: exponential, above 0: a power law) an
 (k+1)-th largest of m draws, so that P(R > u) is (k+1)/(m+1) on average whatever the law. Whether a good best is luck or
 the end of what there is depends on numbers that are hardly known, so nothing is plugged in: shape and scale are
 integrated out on a grid, and what the other prompts say is the prior. The scales of prompts are log-normal around a
-common one, fitted by expectation-maximisation; their shapes lie around a common one, which all of them inform.
+common one, fitted by expectation-maximisation; their shapes lie around a common one, which all of them inform. Of few
+draws the threshold is low, and there the excess is generalised Pareto only roughly: scales are then taken to lie
+further apart, without which a prompt of modest best would be believed to have been unlucky.
 
 Rewards that repeat within a prompt come from a list with an end: few possible answers, or a table that is drawn from
 again and again. The tail is fitted to the different values, and a draw counts as far as it will be a new one.
@@ -33,6 +35,10 @@ SCALES = 24
 """Nodes of the grid in log sigma."""
 VARIANCE, WEIGHT = 0.25, 4.0
 """The variance of the log-scales of prompts before any draw is seen, and how many prompts that is worth."""
+ROUGH = 1.0
+"""That variance is larger by this over the square of the number of values of a tail."""
+STEPS, ENOUGH = 3, 128
+"""Steps of expectation-maximisation, and the prompts that are asked in each, at most."""
 BLOCK = 64
 """Prompts at a time: what is computed for them stays in the processor's cache."""
 PARTS = (1.0, 0.6)
@@ -52,7 +58,7 @@ def distinct(draws: Array) -> tuple[Array, Novelty]:
 
     The probability of a new value is the smaller of two estimates: the share of draws whose value was seen once (Good,
     doi:10.1093/biomet/40.3-4.237), and (A - D) / A for D different values of A equally likely ones, where 1 / A is the
-    share of equal pairs among the draws of all prompts.
+    share of equal pairs among the draws of all prompts that have more than one value.
     """
     k, n = draws.shape
     ranked = -np.sort(-np.where(np.isfinite(draws), draws, -np.inf), axis=1)
@@ -65,8 +71,10 @@ def distinct(draws: Array) -> tuple[Array, Novelty]:
     alone = there & ~repeat
     alone[:, :-1] &= ~repeat[:, 1:]
     place = np.broadcast_to(np.arange(n), ranked.shape)
-    equal_pairs = np.sum(np.where(there, place - np.maximum.accumulate(np.where(repeat, 0, place), axis=1), 0))
-    size = np.sum(count * (count - 1) / 2) / equal_pairs
+    earlier = place - np.maximum.accumulate(np.where(repeat, 0, place), axis=1)
+    varied = count > repeat.sum(axis=1) + 1
+    pairs, equal = np.sum((count * (count - 1) / 2)[varied]), np.sum(np.where(there, earlier, 0)[varied])
+    size = pairs / equal if equal else np.inf
     once = (alone.sum(axis=1) + 0.5) / (count + 0.5)
     left = np.maximum(1 - (count - repeat.sum(axis=1)) / size, 0.5 / (count + 0.5))
     share = np.minimum(1.0, np.minimum(once, left))
@@ -104,13 +112,27 @@ def common_scale(logs: Array, noise: Array) -> Common | None:
     return Common(mean, variance)
 
 
-def _common_excess(means: Array, size: Counts) -> Common | None:
-    """The common law of mean excesses, float64 [K], of `size` exponential ones each: their log-noise is trigamma."""
+def _common_law(excess: Array, size: Counts) -> Common | None:
+    """The common law of the mean excesses of tails of `size` values; None without any above its threshold."""
     from scipy.special import digamma, polygamma
 
-    good = means > 0
-    k = size[good].astype(np.float64)
-    return common_scale(np.log(means[good]) - (digamma(k) - np.log(k)), polygamma(1, k))
+    some = np.flatnonzero(excess[:, 0] > 0)
+    some = some[:: max(1, len(some) // ENOUGH)]
+    excess, size = excess[some], size[some]
+    k = size.astype(np.float64)
+    means = excess.sum(axis=1) / k  # were they exponential, the noise of their logarithms would be trigamma
+    common = common_scale(np.log(means) - (digamma(k) - np.log(k)), polygamma(1, k))
+    if common is None:
+        return None
+    for _ in range(STEPS):
+        sigma, weight, evidence = _posterior(excess, size, 0 * size, common)
+        weight *= _shapes(evidence)[:, :, None]
+        logs = np.log(sigma) - np.log1p(-SHAPES)[:, None]
+        own = np.sum(weight * logs, axis=(1, 2))
+        mean = float(own.mean())
+        squares = float(np.sum(weight * (logs - mean) ** 2))
+        common = Common(mean, (squares + WEIGHT * VARIANCE) / (len(some) + WEIGHT))
+    return Common(common.mean, common.variance + ROUGH / float(np.mean(k)) ** 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,8 +190,7 @@ def tails(values: Array, size: Counts, top: Counts) -> Tails | None:
     inside = np.arange(most) < size[:, None]
     with np.errstate(invalid="ignore"):
         excess = np.where(inside, values[:, :most] - threshold[:, None], 0.0)
-    means = excess.sum(axis=1) / np.maximum(size, 1)
-    common = _common_excess(means, size)
+    common = _common_law(excess, size)
     if common is None:
         return None
     blocks = _blocks(len(values))

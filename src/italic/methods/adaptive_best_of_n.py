@@ -152,16 +152,16 @@ class AdaptiveBestOfN:
         table = np.full((k, int(drawn.max())), np.nan)
         for row, report in zip(table, reports, strict=True):
             row[: len(report.rewards)] = np.where(np.isnan(report.rewards), -np.inf, report.rewards)
-        estimate = gains(table, self.estimator, self.units)
+        spent = np.array([report.tokens for report in reports])
+        cost = np.maximum(spent / drawn, 1.0)
+        estimate = gains(table, self.estimator, self.units, cost)
         worth = estimate.marginal(np.arange(k), np.zeros(1, dtype=np.int64))[:, 0]
         if self.tokens is None:
             amount = max(1, left // to_come)
             given, last = self._by_draws(table, estimate, amount), amount == left
         else:
-            spent = np.array([report.tokens for report in reports])
             budget = self.tokens * k
             spare = max(0, budget - int(spent.sum()))
-            cost = np.maximum(spent / drawn, 1.0)
             room = np.array([report.room for report in reports], dtype=np.float64)
             given = allocate_cost(estimate, max(spare / to_come, cost.max()), cost, room, spare, left)
             if drawn.max() == 1 and not given.any():  # of one draw nothing is known
