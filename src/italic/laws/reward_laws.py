@@ -33,8 +33,8 @@ NODES = 40
 """Nodes of the quadrature above the best."""
 ENOUGH = 20
 """A normal law is thought of from so many draws a prompt on, in the mean."""
-ALIKE = 40
-"""Prompts that are enough to say what they have in common."""
+ALIKE, GROUPS = 40, 8
+"""Prompts that are enough to say what they have in common, and how many groups of alike prompts there are at most."""
 CUTS = 16
 """Values at which the common law of discrete rewards is fitted, at most."""
 
@@ -44,14 +44,14 @@ def gains(draws: Array, estimator: Estimator = "auto", units: Units = "reward", 
 
     units: reward, or quantile: the probability that a draw is worse than the best, which makes prompts comparable whose
     rewards have different scales. length: float64 [K], how long the responses of each prompt are. What prompts have in
-    common is then estimated from those with responses of about the same length, `ALIKE` at least: they may be of one
-    kind, where all together are not. Raises ValueError for an unknown estimator or unit.
+    common is then estimated from those with responses of about the same length, `ALIKE` at least: all together may be
+    of several kinds. Raises ValueError for an unknown estimator or unit.
     """
     if estimator not in ESTIMATORS or units not in UNITS:
         raise ValueError(f"the estimator {estimator} in units of {units}")
     parts = [np.arange(len(draws))]
     if length is not None:
-        parts = np.array_split(np.argsort(length, kind="stable"), max(1, len(draws) // ALIKE))
+        parts = np.array_split(np.argsort(length, kind="stable"), min(max(1, len(draws) // ALIKE), GROUPS))
     if len(parts) == 1 or any(not np.isfinite(draws[part]).any() for part in parts):
         return _gains(draws, estimator, units)
     return Several.of(parts, [_gains(draws[part], estimator, units) for part in parts])
