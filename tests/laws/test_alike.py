@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from italic.laws.allocation import Curves, Several
+from italic.laws.allocation import Curves, Several, allocate
 from italic.laws.reward_laws import ALIKE, ESTIMATORS, GROUPS, gains
 from italic.laws.tails import ROUGH, _common_law
+from italic.methods.adaptive_best_of_n import AdaptiveBestOfN, Report
 
 FIRST = np.zeros(1, dtype=np.int64)
 KINDS = {
@@ -147,3 +148,10 @@ def test_prompts_are_together_where_a_group_has_no_reward():
     assert predicted(draws)[short].min() >= predicted(draws)[~short].max()
 
 
+def test_the_method_knows_the_lengths():
+    draws, _, length, _ = two_kinds(m=4)
+    reports = [Report(row, int(4 * tokens), 128) for row, tokens in zip(draws, length, strict=True)]
+    given = [order.draws for order in AdaptiveBestOfN(n=8, rounds=2)._settle(reports, 1)]
+    drawn, lengths = np.full(len(draws), 4), np.array([report.tokens / 4 for report in reports])
+    assert given == allocate(gains(draws, length=lengths), 4 * len(draws), drawn).tolist()
+    assert given != allocate(gains(draws), 4 * len(draws), drawn).tolist()

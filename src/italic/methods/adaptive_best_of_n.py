@@ -52,6 +52,8 @@ class AdaptiveBestOfN:
     prompt's draws, the one with the largest reward is the answer, the first of equals. A batch of k prompts gets n k
     draws, to the last one.
 
+    What prompts have in common is estimated from those with responses of about the same length, where there are many.
+
     tokens: a second bound, of tokens a prompt on average. Draws then go where the gain for a token is largest, none is
     begun that might exceed the bound, and there are more rounds, as long as more than 2 % of it is left. units: reward,
     or quantile, which makes prompts comparable whose rewards have different scales. batch: how many consecutive prompts
