@@ -32,6 +32,7 @@ def test_effective_sample_size():
     assert effective_sample_size(np.log([1.0, 3.0])) == pytest.approx(16 / 10)
     assert effective_sample_size(np.array([-np.inf, np.nan])) == 0
     assert effective_sample_size(np.array([])) == 0
+    assert effective_sample_size(np.array([np.inf, 0.0, np.inf, -np.inf])) == 2, "infinite weights are all there is"
 
 
 GROUPS = np.array([[[0.0, 0.0, 0.0], [0.0, -1e9, -INF]], [[NAN, 5.0, 5.0], [NAN, -INF, NAN]]])

@@ -54,9 +54,9 @@ class Replay:
 
     bwr: batch win rate at N = budget. n_star: the break-even budget, at most MOST budgets, which means that or more;
     its interval is bootstrapped over batches. survival: expected survival time, N up to twice the budget. gain: sums of
-    rewards less those of uniform best-of-budget, in the mean over batches. draws, tokens: a prompt, in the mean, tokens
-    None where the table has no lengths; uniform_tokens: those of uniform best-of-n_star. max_draws: the most of any
-    batch in all; max_prompt_draws: of any prompt.
+    rewards less those of uniform best-of-budget, in the mean over the batches where that is finite. draws, tokens: a
+    prompt, in the mean, tokens None where the table has no lengths; uniform_tokens: those of uniform best-of-n_star.
+    max_draws: the most of any batch in all; max_prompt_draws: of any prompt.
     """
 
     bwr: Interval

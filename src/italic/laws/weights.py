@@ -52,5 +52,6 @@ def _scaled(log_weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDAr
     """The largest log-weight of the last axis, [..., 1], and all weights relative to it, [..., n]."""
     present = np.where(np.isnan(log_weights), -np.inf, log_weights)
     top = np.max(present, axis=-1, keepdims=True, initial=-np.inf)
-    top = np.where(np.isfinite(top), top, 0.0)
-    return top, np.exp(present - top)
+    top = np.where(top == -np.inf, 0.0, top)
+    with np.errstate(invalid="ignore"):  # inf - inf, of rows whose weight is all there is
+        return top, np.exp(np.where(present == top, 0.0, present - top))
