@@ -104,7 +104,7 @@ def tables(data: Path | None, seed: int = 0) -> Iterator[dict[str, Any]]:
             yield {"table": name, "budget": budget} | {who: judged(table, spec, plan) for who, spec in wanted.items()}
 
 
-def live(seeds: tuple[int, ...] = (0,)) -> Iterator[dict[str, Any]]:
+def live(seeds: tuple[int, ...] = (0, 1, 2)) -> Iterator[dict[str, Any]]:
     """Mean reward, tokens, seconds and rounds of methods on the engine."""
     import torch
 

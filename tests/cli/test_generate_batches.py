@@ -104,7 +104,7 @@ def test_prompts_of_a_broken_batch_alone_would_give_other_answers(
 
 @pytest.mark.parametrize(
     ("resource", "budget"),
-    [*(("scores", n) for n in (5, 9, 17, 23)), *(("tokens", n) for n in (15, 60))],
+    [*(("scores", n) for n in (5, 9, 14, 20)), *(("tokens", n) for n in (15, 60))],
 )
 @pytest.mark.parametrize("name", METHODS)
 def test_a_budget_that_ends_the_run_and_a_run_without(
@@ -130,7 +130,7 @@ def test_a_budget_that_ends_the_run_and_a_run_without(
 def test_a_budget_keeps_the_batches_that_are_whole(italic, prompts: Path, out: Path, tmp_path: Path) -> None:
     command = ("generate", prompts, "-m", "toy:rows=1", *PAIR[2:], "-M", METHODS["two"], "--out")
     assert italic(*command, tmp_path / "whole.jsonl").code == 0
-    assert italic(*command, out, "--budget-scores", 20).code == 0
+    assert italic(*command, out, "--budget-scores", 23).code == 0
     before = {row["id"]: row for row in lines(out) if row["complete"]}
     kept = [f"p{i}" for batch in batches("two") for i in batch if before.keys() >= {f"p{j}" for j in batch}]
     assert 0 < len(kept) < COUNT
