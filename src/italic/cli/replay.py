@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from rich.table import Table as Grid
 
 from italic.cli.show import progress_bar, remark, screen
 from italic.core.errors import UsageError
 from italic.core.protocols import Method
-from italic.core.registry import find, method_class
 from italic.core.spec import build_method, method_name, method_spec, parse
 from italic.evaluate.replay import MOST, Plan, Replay, replay, replay_oracle, summaries, with_budget
 from italic.evaluate.table import Table, read_table
@@ -59,9 +58,10 @@ def run_replay(request: ReplayRequest) -> None:
 def _methods(request: ReplayRequest) -> tuple[list[Method], int]:
     """The methods, and the budget: as typed, or the n of the methods. Raises UsageError if these disagree."""
     budgets = {} if request.budget is None else {request.budget: "--budget"}
+    typed = {} if request.budget is None or request.budget < 1 else {"n": request.budget}
     methods = []
     for spec in request.methods:
-        method = build_method(_with_n(spec, request.budget))
+        method = build_method(spec, **typed)  # so that its other values are judged beside that n
         methods.append(method)
         if "n" in parse(spec)[1]:
             budgets.setdefault(method.n, spec)  # type: ignore[attr-defined]
@@ -75,15 +75,6 @@ def _methods(request: ReplayRequest) -> tuple[list[Method], int]:
             hint="The budget is n, draws a prompt: give --budget, or the same n to every method.",
         )
     return methods, next(iter(budgets), Plan.budget)
-
-
-def _with_n(spec: str, budget: int | None) -> str:
-    """The spec with n = budget if it has no n, so that its other values are judged beside that one."""
-    name, values = parse(spec)
-    known = {field.name for field in fields(method_class(find("methods", name)))}
-    if budget is None or budget < 1 or "n" in values or "n" not in known:
-        return spec
-    return f"{name}:" + ",".join(f"{key}={value}" for key, value in {**values, "n": budget}.items())
 
 
 def _show(results: Sequence[tuple[str, Replay]], table: Table, plan: Plan) -> None:

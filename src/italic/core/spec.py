@@ -60,14 +60,18 @@ def convert(value: str, kind: Any, where: str) -> Any:
     return value
 
 
-def build_method(spec: str | Method) -> Method:
-    """The method that a spec names, `best-of-n:n=16` for instance. Raises SpecError, or UsageError for a bad value."""
+def build_method(spec: str | Method, **defaults: Any) -> Method:
+    """The method that a spec names, `best-of-n:n=16` for instance. Raises SpecError, or UsageError for a bad value.
+
+    defaults: values of parameters that the spec leaves out, where the method has them.
+    """
     if not isinstance(spec, str):
         return spec
     name, values = parse(spec)
     cls = method_class(find("methods", name))
     hints = get_type_hints(cls)
     known = [f.name for f in fields(cls)]
+    values = {key: str(value) for key, value in defaults.items() if key in known} | values
     for key in values:
         if key not in known:
             raise SpecError(f"the method {name} has no parameter {key!r}", hint=suggest(key, known, "italic methods"))

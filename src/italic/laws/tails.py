@@ -37,8 +37,8 @@ VARIANCE, WEIGHT = 0.25, 4.0
 """The variance of the log-scales of prompts before any draw is seen, and how many prompts that is worth."""
 ROUGH = 1.0
 """That variance is larger by this over the square of the number of values of a tail."""
-STEPS, ENOUGH = 3, 128
-"""Steps of expectation-maximisation, and the prompts that are asked in each, at most."""
+STEPS, ASKED = 3, 128
+"""Steps of expectation-maximisation, and about how many prompts are asked in each where there are more."""
 BLOCK = 64
 """Prompts at a time: what is computed for them stays in the processor's cache."""
 PARTS = (1.0, 0.6)
@@ -72,11 +72,12 @@ def distinct(draws: Array) -> tuple[Array, Novelty]:
     alone[:, :-1] &= ~repeat[:, 1:]
     place = np.broadcast_to(np.arange(n), ranked.shape)
     earlier = place - np.maximum.accumulate(np.where(repeat, 0, place), axis=1)
-    varied = count > repeat.sum(axis=1) + 1
+    different = count - repeat.sum(axis=1)
+    varied = different > 1
     pairs, equal = np.sum((count * (count - 1) / 2)[varied]), np.sum(np.where(there, earlier, 0)[varied])
     size = pairs / equal if equal else np.inf
     once = (alone.sum(axis=1) + 0.5) / (count + 0.5)
-    left = np.maximum(1 - (count - repeat.sum(axis=1)) / size, 0.5 / (count + 0.5))
+    left = np.maximum(1 - different / size, 0.5 / (count + 0.5))
     share = np.minimum(1.0, np.minimum(once, left))
     return -np.sort(-np.where(repeat, -np.inf, ranked), axis=1), Novelty(share, np.full(k, 1 - 1 / size))
 
@@ -117,7 +118,7 @@ def _common_law(excess: Array, size: Counts) -> Common | None:
     from scipy.special import digamma, polygamma
 
     some = np.flatnonzero(excess[:, 0] > 0)
-    some = some[:: max(1, len(some) // ENOUGH)]
+    some = some[:: max(1, len(some) // ASKED)]
     excess, size = excess[some], size[some]
     k = size.astype(np.float64)
     means = excess.sum(axis=1) / k  # were they exponential, the noise of their logarithms would be trigamma
@@ -128,8 +129,7 @@ def _common_law(excess: Array, size: Counts) -> Common | None:
         sigma, weight, evidence = _posterior(excess, size, 0 * size, common)
         weight *= _shapes(evidence)[:, :, None]
         logs = np.log(sigma) - np.log1p(-SHAPES)[:, None]
-        own = np.sum(weight * logs, axis=(1, 2))
-        mean = float(own.mean())
+        mean = float(np.sum(weight * logs)) / len(some)
         squares = float(np.sum(weight * (logs - mean) ** 2))
         common = Common(mean, (squares + WEIGHT * VARIANCE) / (len(some) + WEIGHT))
     return Common(common.mean, common.variance + ROUGH / float(np.mean(k)) ** 2)
