@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from altered import Altered, each
+from driven import draws, driven, same
 
 from italic.core.errors import RewardError, UsageError
 from italic.core.keys import Key
@@ -25,7 +26,7 @@ from italic.models.toy import ToyModel
 from italic.rewards.toy import ToyReward
 from italic.run.align import make_tasks
 from italic.run.event import event_driven
-from italic.run.ledger import Budget, Ledger
+from italic.run.ledger import Budget
 from italic.run.lockstep import lockstep
 
 INF, NAN = np.inf, np.nan
@@ -48,23 +49,9 @@ class ByPrompt(Altered):
 
 
 def run(method, prompts=6, *, model=MODEL, reward=None, seed=0, budget=None, driver=event_driven, sampling=SAMPLING):
-    ledger = Ledger() if budget is None else Ledger(budget)
     asked = PROMPTS[:prompts] if isinstance(prompts, int) else prompts
-    reward = ToyReward(seed=1) if reward is None else reward
-    results = driver(make_tasks(asked, model, seed, sampling), method, model, reward, ledger)
-    return [r.outcome for r in sorted(results, key=lambda r: r.order)], ledger.usage
-
-
-def draws(outcomes) -> list[int]:
-    return [len(outcome.drafts) for outcome in outcomes]
-
-
-def same(mine, theirs) -> None:
-    """To the token."""
-    assert [t.tolist() for t in mine.drafts.tokens] == [t.tolist() for t in theirs.drafts.tokens]
-    assert np.array_equal(mine.drafts.seeds, theirs.drafts.seeds)
-    assert np.array_equal(mine.rewards, theirs.rewards, equal_nan=True)
-    assert mine.chosen == theirs.chosen
+    tasks = make_tasks(asked, model, seed, sampling)
+    return driven(tasks, method, model, reward=reward, budget=budget, driver=driver)
 
 
 def settle_of(method, room: int = 4) -> Callable[..., Any]:

@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from altered import Altered, each
+from driven import driven
 from enumerated import Tree
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ from italic.rewards.region import Region
 from italic.rewards.toy import ToyReward
 from italic.run.align import align, make_tasks
 from italic.run.event import event_driven
-from italic.run.ledger import Budget, Ledger
+from italic.run.ledger import Budget
 from italic.run.lockstep import lockstep
 from italic.testing import applicable, method_checks
 
@@ -268,10 +269,8 @@ SMALL = Blockwise(n=4, block=2)
 
 
 def run(method=SMALL, reward=None, sampling=SAMPLING, budget=None, driver=event_driven, model=MODEL):
-    ledger = Ledger() if budget is None else Ledger(budget)
     tasks = make_tasks(PROMPTS, model, 0, sampling)
-    results = driver(tasks, method, model, ToyReward(seed=1) if reward is None else reward, ledger)
-    return [r.outcome for r in sorted(results, key=lambda r: r.order)], ledger.usage
+    return driven(tasks, method, model, reward=reward, budget=budget, driver=driver)
 
 
 def test_a_missing_score_is_not_chosen():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from altered import Altered, each
+from driven import draws, driven, same
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import ndtr
@@ -48,23 +49,8 @@ MODEL = model_of()
 
 
 def run(method, *, reward=None, budget=None, driver=event_driven, rows=64, prompts=PROMPTS, seed=0):
-    ledger = Ledger() if budget is None else Ledger(budget)
-    model = model_of(rows)
-    reward = ToyReward(seed=1) if reward is None else reward
-    results = driver(make_tasks(prompts, model, seed, SAMPLING), method, model, reward, ledger)
-    return [r.outcome for r in sorted(results, key=lambda r: r.order)], ledger.usage
-
-
-def draws(outcomes) -> list[int]:
-    return [len(outcome.drafts) for outcome in outcomes]
-
-
-def same(mine, theirs) -> None:
-    """To the token."""
-    assert [t.tolist() for t in mine.drafts.tokens] == [t.tolist() for t in theirs.drafts.tokens]
-    assert np.array_equal(mine.drafts.seeds, theirs.drafts.seeds)
-    assert np.array_equal(mine.rewards, theirs.rewards, equal_nan=True)
-    assert mine.chosen == theirs.chosen
+    tasks = make_tasks(prompts, model_of(rows), seed, SAMPLING)
+    return driven(tasks, method, model_of(rows), reward=reward, budget=budget, driver=driver)
 
 
 def drive(method, rewards, notes: list[Note] | None = None) -> Any:

@@ -9,6 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 from altered import Altered, each
+from driven import driven
 from enumerated import Tree
 from merged import Spied, answers, outcomes
 
@@ -28,7 +29,7 @@ from italic.rewards.region import Region
 from italic.rewards.toy import ToyReward
 from italic.run.align import align, make_tasks
 from italic.run.event import event_driven
-from italic.run.ledger import Budget, Ledger
+from italic.run.ledger import Budget
 from italic.run.lockstep import lockstep
 from italic.testing import applicable, method_checks
 
@@ -196,10 +197,8 @@ MANY = SpeculativeRejection(n=32, block=1)
 
 
 def run(method=MANY, reward=None, sampling=SAMPLING, budget=None, driver=event_driven, seed=0):
-    ledger = Ledger() if budget is None else Ledger(budget)
     tasks = make_tasks(PROMPTS, MODEL, seed, sampling)
-    results = driver(tasks, method, MODEL, ToyReward(seed=1) if reward is None else reward, ledger)
-    return [r.outcome for r in sorted(results, key=lambda r: r.order)], ledger.usage
+    return driven(tasks, method, MODEL, reward=reward, budget=budget, driver=driver)
 
 
 @pytest.mark.parametrize("n", [1, 2, 16])

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from altered import Altered, each
+from driven import driven
 from enumerated import Tree
 
 from italic.core.errors import MismatchError, RewardError, SpecError, UsageError
@@ -34,9 +35,8 @@ PROMPTS = MANY[:6]
 
 
 def run(method, *, prompts=PROMPTS, reward=REWARD, seed=0, budget=None, driver=event_driven):
-    ledger = Ledger() if budget is None else Ledger(budget)
-    results = driver(make_tasks(prompts, TREE.model, seed, SAMPLING), method, TREE.model, reward, ledger)
-    return [r.outcome for r in sorted(results, key=lambda r: r.order)], ledger.usage
+    tasks = make_tasks(prompts, TREE.model, seed, SAMPLING)
+    return driven(tasks, method, TREE.model, reward=reward, budget=budget, driver=driver)
 
 
 def told(outcome):
