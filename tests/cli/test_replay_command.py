@@ -170,8 +170,9 @@ def test_nothing_but_remarks_goes_to_the_side(italic, table: Path, words: tuple[
         (("-M", "best-of-n"), 16),
         (("-M", "best-of-n", "-M", "pessimistic"), 16),
         (("-M", "optimal-stopping:cost=9", "--budget", 5), 5),
+        (("-M", "adaptive-best-of-n:exploration=20", "--budget", 24), 24),
     ],
-    ids=["n", "both", "two", "budget", "default", "two-defaults", "stopping"],
+    ids=["n", "both", "two", "budget", "default", "two-defaults", "stopping", "above-the-default"],
 )
 def test_the_budget_is_typed_or_the_methods_own(italic, table: Path, words: tuple[object, ...], budget: int) -> None:
     said = italic("replay", table, "--prompts", 2, "--batches", 2, *words, "--json")

@@ -99,6 +99,8 @@ def test_methods_by_spec() -> None:
     assert build_method("best-of-n") == BestOfN()
     method = BestOfN(3)
     assert build_method(method) is method
+    assert build_method("best-of-n", n=4, batch=2) == BestOfN(4)
+    assert build_method("best-of-n:n=3", n=4) == BestOfN(3)
     assert build_method("rejection:bound=3,max-draws=9") == Rejection(bound=3.0, max_draws=9)
 
 
