@@ -240,6 +240,7 @@ def calibration(**changes: Any) -> Calibration:
             steps=np.full(n, 5),
             finish=("end",) * n,
             completions=("abc",) * n,
+            tokens=(np.arange(5, dtype=np.int32),) * n,
             logprobs=np.full(n, -5.0),
             entropies=(np.linspace(0.1, 1.5, 5, dtype=np.float32),) * n,
             partial=np.zeros((0, n)),

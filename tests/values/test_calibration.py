@@ -44,6 +44,7 @@ def made(prompts=6, n=8, seed=0, told=1.0, levels=None, lengths=LENGTHS, steps=N
             steps=size,
             finish=tuple(rng.choice(["end", "stop", "length"], size=n).tolist()),
             completions=tuple("é" * k for k in size),
+            tokens=tuple(rng.integers(0, 100, size=k).astype(np.int32) for k in size),
             logprobs=-rng.exponential(size=n),
             entropies=tuple(rng.exponential(size=k).astype(np.float32) for k in size),
             partial=np.where(size > np.array(lengths).reshape(-1, 1), partial, np.nan),

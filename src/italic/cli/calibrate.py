@@ -60,6 +60,16 @@ class CalibrateRequest:
 
 def run_calibrate(request: CalibrateRequest) -> None:
     """Carry out `italic calibrate`. Raises ItalicError; what was drawn stays in the record."""
+    made = calibrated(request)
+    if made is not None:
+        _show(made.report(request.out), request.json)
+
+
+def calibrated(request: CalibrateRequest) -> Calibration | None:
+    """The calibration in the file, which is written if it is not there; None if a budget ended it before.
+
+    Raises ItalicError; what was drawn stays in the record.
+    """
     out = Path(request.out)
     if out.is_dir() or out.suffix != ".parquet":
         raise UsageError(f"--out {request.out} is not a .parquet file", hint="Give --out calibration.parquet.")
@@ -80,12 +90,16 @@ def run_calibrate(request: CalibrateRequest) -> None:
             )
         method = Reference(request.samples, lengths if reward.partial else (), reward.partial)
         there = _calibrate(request, out, settings, method, model, reward, prompts)
-    if there is not None:
-        _show(there.report(request.out), request.json)
+    return there
 
 
 def read_lengths(typed: str | None, max_tokens: int) -> tuple[int, ...]:
-    """The lengths as typed, or powers of two and three quarters of the longest response. Raises UsageError."""
+    """The lengths as typed, `none` or numbers; powers of two and three quarters of the longest response if not given.
+
+    Raises UsageError.
+    """
+    if typed == "none":
+        return ()
     if typed is None:
         powers = (2**k for k in range(SHORTEST.bit_length() - 1, max_tokens.bit_length()))
         return tuple(sorted({length for length in (*powers, 3 * max_tokens // 4) if SHORTEST <= length < max_tokens}))
@@ -228,6 +242,7 @@ def responses_of(result: Result) -> Responses:
         steps=drafts.steps,
         finish=tuple(map(str, drafts.reason)),
         completions=drafts.texts,
+        tokens=drafts.tokens,
         logprobs=notes["logprobs"],
         entropies=tuple(row.astype("float32") for row in notes["entropies"]),
         partial=notes["partial"],

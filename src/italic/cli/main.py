@@ -12,6 +12,24 @@ from typing import Annotated
 import typer
 
 from italic import __version__
+from italic.cli.options import (
+    Device,
+    Dtype,
+    MaxTokens,
+    MethodOption,
+    MinP,
+    ModelOption,
+    Quiet,
+    RewardOption,
+    Rows,
+    Seed,
+    SkipBad,
+    Stop,
+    Temperature,
+    TopK,
+    TopP,
+)
+from italic.cli.train_commands import train
 from italic.core.errors import Interrupted, ItalicError, UsageError
 
 app = typer.Typer(
@@ -21,25 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ModelOption = Annotated[str, typer.Option("--model", "-m", help="demo, a directory or hub id, toy:letters=3.")]
-RewardOption = Annotated[
-    str,
-    typer.Option("--reward", "-r", help="demo, demo:sentiment, a classifier, function:file.py:name, 0.7*A + 0.3*B."),
-]
-MethodOption = Annotated[str, typer.Option("--method", "-M", help="A method spec: name:key=value,key=value.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or auto, for model and reward.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... for model and reward.")]
-Rows = Annotated[int | None, typer.Option(min=1, help="Rows that the model works on at once.")]
-MaxTokens = Annotated[int, typer.Option(help="Longest response, in tokens.")]
-Temperature = Annotated[float, typer.Option(help="0 is greedy.")]
-TopK = Annotated[int, typer.Option(help="0 is off.")]
-TopP = Annotated[float, typer.Option(help="1 is off.")]
-MinP = Annotated[float, typer.Option(help="0 is off.")]
-Stop = Annotated[list[str] | None, typer.Option(help="Ends a response; may be given several times.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out malformed lines and run the rest.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same answers, whatever the batch sizes.")]
+app.add_typer(train)
 
 
 def _version(wanted: bool) -> None:
@@ -146,7 +146,7 @@ def calibrate(
     samples: Annotated[int, typer.Option(help="Responses a prompt.")] = 8,
     lengths: Annotated[
         str | None,
-        typer.Option(help="Tokens after which responses are scored too; 8,16,32,64,96 for up to 128 tokens."),
+        typer.Option(help="Tokens after which responses are scored too, or none; 8,16,32,64,96 for up to 128 tokens."),
     ] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue `prompt` texts as they are.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the calibration in --out.")] = False,

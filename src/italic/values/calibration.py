@@ -26,7 +26,7 @@ from italic.laws.statistics import weighted_mean
 from italic.values import table
 from italic.values.responses import RANKED, Responses, question
 
-FORMAT = 1
+FORMAT = 2
 
 Array: TypeAlias = NDArray[np.float64]
 Scope: TypeAlias = Literal["set", "prompt", "auto"]

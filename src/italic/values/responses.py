@@ -23,7 +23,8 @@ class Responses:
     """The n reference responses to one prompt, L = the number of lengths at which their beginnings were scored.
 
     prompt_reward: the score of the empty response. rewards: float64 [n]. steps: int64 [n], tokens. finish: [n], why
-    they ended. completions: [n], their texts. logprobs: float64 [n], nats, of whole responses. entropies: n arrays
+    they ended. completions: [n], their texts. tokens: n arrays int32, their token ids,
+    the end-of-sequence token included. logprobs: float64 [n], nats, of whole responses. entropies: n arrays
     float32, nats, one number a token. partial: float64 [L, n], NaN for a response that is not longer than that. A score
     that is missing is NaN.
     """
@@ -34,6 +35,7 @@ class Responses:
     steps: NDArray[np.int64]
     finish: tuple[str, ...]
     completions: tuple[str, ...]
+    tokens: tuple[NDArray[np.int32], ...]
     logprobs: NDArray[np.float64]
     entropies: tuple[NDArray[np.float32], ...]
     partial: NDArray[np.float64]
@@ -49,12 +51,14 @@ class Responses:
             steps,
             tuple(row["finish"]),
             tuple(row["completions"]),
+            tuple(np.array(ids, dtype=np.int32) for ids in row["tokens"]),
             _floats(row["logprobs"]),
             tuple(np.array(entropies, dtype=np.float32) for entropies in row["entropies"]),
             np.array([_floats(scores) for scores in row["partial"]]).reshape(-1, len(rewards)),
         )
         sizes = {len(part) for part in (steps, found.finish, found.completions, found.logprobs, found.entropies)}
-        if sizes != {len(rewards)} or [len(one) for one in found.entropies] != steps.tolist():
+        lengths = [[len(one) for one in rows] for rows in (found.entropies, found.tokens)]
+        if sizes != {len(rewards)} or lengths != [steps.tolist()] * 2:
             raise ValueError(f"the columns of prompt {found.prompt.id!r} do not belong together")
         return found
 
@@ -69,6 +73,7 @@ class Responses:
             "steps": self.steps.tolist(),
             "finish": list(self.finish),
             "completions": list(self.completions),
+            "tokens": [ids.tolist() for ids in self.tokens],
             "logprobs": self.logprobs.tolist(),
             "entropies": [entropies.tolist() for entropies in self.entropies],
             "partial": [_nulls(scores) for scores in self.partial],

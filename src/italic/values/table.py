@@ -74,6 +74,7 @@ def _schema() -> Any:
         "steps": many(arrow.int32()),
         "finish": many(arrow.string()),
         "completions": many(arrow.string()),
+        "tokens": many(many(arrow.int32())),
         "logprobs": many(arrow.float64()),
         "entropies": many(many(arrow.float32())),
         "partial": many(many(arrow.float64())),

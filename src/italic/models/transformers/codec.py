@@ -33,7 +33,7 @@ class TokenizerCodec:
         if chat == "always" and not tokenizer.chat_template:
             raise UsageError("chat is 'always', but the tokenizer has no chat template", hint="Give chat='never'.")
         self._tokenizer = tokenizer
-        self._renders_text = chat == "always" or (chat == "auto" and bool(tokenizer.chat_template))
+        self.renders_text = chat == "always" or (chat == "auto" and bool(tokenizer.chat_template))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -52,7 +52,7 @@ class TokenizerCodec:
     def encode(self, prompt: Prompt) -> NDArray[np.int32]:
         """The prompt's token ids, int32 [P], P >= 1. Raises InputError if there is nothing to start from."""
         messages = prompt.messages
-        if messages is None and self._renders_text:
+        if messages is None and self.renders_text:
             messages = ({"role": "user", "content": prompt.text or ""},)
         if messages is None:
             ids = self._tokenizer(prompt.text)["input_ids"]

@@ -7,7 +7,8 @@ bfloat16 matrices takes up to twice the time of the same product in float32. So 
 the same shape; and where there is no AMX, bfloat16 layers get a float32 copy of their weights: inputs and outputs are
 bfloat16 as before, and sums were taken in float32 anyway.
 
-Done by `load`, which owns the network it has just read: the copies would not follow later changes of the weights.
+Done by `load`, which owns the network it has just read: the copies would not follow later changes of the weights,
+which `restore` prepares for.
 """
 
 from __future__ import annotations
@@ -44,6 +45,14 @@ def quicken(network: Any) -> None:
     for layer in layers:
         if layer.weight.dtype == torch.float32:
             layer.weight.data = layer.weight.data.t().contiguous().t()
+
+
+def restore(network: Any) -> None:
+    """Undo `quicken`, for a network whose weights are about to change and to be saved."""
+    for layer in (m for m in network.modules() if type(m) is nn.Linear):
+        if isinstance(vars(layer).get("forward"), Widened):
+            del layer.forward
+        layer.weight.data = layer.weight.data.contiguous()
 
 
 def multiplies_bfloat16() -> bool:

@@ -19,6 +19,7 @@ from italic.core.protocols import Embedded, Fanned, Grown, Weighed
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
 from italic.models.transformers.codec import TokenizerCodec
+from italic.models.transformers.cpu import restore
 from italic.models.transformers.fan import fan
 from italic.models.transformers.features import Features
 from italic.models.transformers.fit import context, why_plain
@@ -85,13 +86,29 @@ class TransformersModel:
             raise UsageError("a step of a single row is not compiled", hint="Give rows=2 or more, or no compiled=true.")
         if compiled:
             self.network.compile()
-        self._shelf = Shelf(keep_bytes)
-        self._prompts = Prompts(4 * rows)
-        self._features = Features(self.network)
-        self._session: TransformersSession | None = None
+        self._keep_bytes = keep_bytes
+        self.forget()
 
     def __repr__(self) -> str:
         return f"TransformersModel({self.name!r}, {self.path}, rows={self.rows}, {self.network.dtype})"
+
+    def forget(self) -> None:
+        """Drop all keys, values and features that are kept: to be called when the network's weights have changed.
+
+        Drafts from before then belong to another model; going on from them mixes the two.
+        """
+        self._shelf = Shelf(self._keep_bytes)
+        self._prompts = Prompts(4 * self.rows)
+        self._features = Features(self.network)
+        self._session: TransformersSession | None = None
+
+    def loosen(self) -> Any:
+        """The network itself, its weights laid out as PyTorch expects, so that they can be trained and saved.
+
+        The model goes on working; call `forget` whenever the weights have changed.
+        """
+        restore(self.network.decoder)
+        return self.network.decoder
 
     def start(self, prompt: Prompt, seeds: Seeds, sampling: Sampling) -> TextDrafts:
         """One empty draft a seed. Raises InputError if the prompt cannot be rendered or does not fit the context."""

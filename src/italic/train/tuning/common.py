@@ -1,0 +1,99 @@
+"""What the trainers share: their configuration, adapters, checkpoints."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
+
+from italic.core.keys import Key
+from italic.core.prompt import Prompt
+from italic.train.tuning.folder import CHECKPOINTS
+from italic.train.tuning.settings import Tuning
+
+
+def common(tuning: Tuning, folder: Path, on_cpu: bool) -> dict[str, Any]:
+    """Fields of Transformers' TrainingArguments."""
+    return {
+        "output_dir": str(folder / CHECKPOINTS),
+        "max_steps": tuning.steps,
+        "learning_rate": tuning.rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": tuning.warmup,
+        "weight_decay": 0.0,
+        "seed": tuning.seed,
+        "logging_steps": 1,
+        "save_steps": tuning.save,
+        "save_total_limit": 1,
+        "report_to": list(tuning.report_to) or "none",
+        "disable_tqdm": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": on_cpu,
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+    }
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without what the libraries say to one another: deprecations between them, a bar for loading the reference."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        if shown:
+            enable_progress_bar()
+
+
+def order(count: int, steps: int, width: int, seed: int) -> list[int]:
+    """Which prompts each step sees, `width` of them: whole shuffles of 0 .. count - 1, one after another."""
+    rng = Key(seed).at("order").generator()
+    shuffles = [rng.permutation(count) for _ in range(-(-steps * width // count))]
+    return [int(i) for i in np.concatenate(shuffles)[: steps * width]]
+
+
+def adapters(rank: int) -> Any:
+    """PEFT's LoRA on all linear layers, None for rank 0."""
+    if not rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def latest(folder: Path) -> str | None:
+    """The last checkpoint that is whole."""
+    there = folder / CHECKPOINTS
+    return get_last_checkpoint(str(there)) if there.is_dir() else None
+
+
+def asking(prompt: Prompt, codec: Any) -> str | list[dict[str, str]]:
+    """A prompt as TRL takes it: the text, or the messages for the chat template."""
+    if prompt.messages is not None:
+        return [dict(message) for message in prompt.messages]
+    if codec.renders_text:
+        return [{"role": "user", "content": prompt.text or ""}]
+    return prompt.text or ""
+
+
+class Told(TrainerCallback):
+    """Tells `listen` the step, the number of steps and the figures of each step."""
+
+    def __init__(self, listen: Callable[[int, int, Mapping[str, float]], None]) -> None:
+        self._listen = listen
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
+    ) -> None:
+        self._listen(state.global_step, state.max_steps, logs or {})

@@ -1,0 +1,157 @@
+"""What a model is tuned to: a transform of the reward's quantile, a beta, and the divergence they should come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from italic.core.errors import UsageError
+from italic.laws.best_of_n import kl_bound
+from italic.laws.finite_reference import loss_of_finite
+from italic.laws.inference_aware import Tilt, Transform, log, tilt, tilt_at
+from italic.laws.procedures import Procedure, plain
+from italic.laws.quantile import Counts, averaged, counts, own_counts
+
+Array: TypeAlias = NDArray[np.float64]
+
+SEEN = 0.02
+"""A win rate that is lower by so much for want of reference rewards is worth a word."""
+LOST = 0.1
+"""And by so much, a refusal."""
+MOST_REFERENCES = 10_000
+"""More are not advised."""
+
+
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """Maximise E_pi[Phi(C)] - beta KL(pi || p), C being the quantile of the reward.
+
+    transform: Phi, None for the raw reward. kl: nats, what the optimum has, or should have. lead: whether beta is led
+    to that while training. procedure: how the model will be used.
+    """
+
+    name: str
+    transform: Transform | None
+    beta: float
+    kl: float
+    lead: bool
+    procedure: Procedure
+
+    def worth(self, rewards: Array, reference: Array) -> Array:
+        """What rewards, float64 [n], are worth beside the prompt's reference rewards, float64 [K]: float64 [n]."""
+        return rewards if self.transform is None else self._estimate(counts(reference, rewards))
+
+    def own(self, reference: Array) -> Array:
+        """What the reference responses themselves are worth, each beside the K - 1 others: float64 [K]."""
+        return reference if self.transform is None else self._estimate(own_counts(reference))
+
+    @cached_property
+    def law(self) -> Tilt:
+        """The optimum, in quantile space. Raises UsageError for the raw reward, which has no such law."""
+        if self.transform is None:
+            raise UsageError("the raw reward has no law of quantiles", hint="Choose another --transform.")
+        return tilt(self.transform, self.beta)
+
+    def _estimate(self, standing: Counts) -> Array:
+        return averaged(self._table(standing.k), standing)
+
+    @cached_property
+    def _table(self) -> Callable[[int], Array]:
+        assert self.transform is not None
+        return cache(self.transform.tables)
+
+
+def vbon(n: int) -> Objective:
+    """Variational best-of-n (2407.06057): reward log F, beta 1 / (n - 1). Raises UsageError for n < 2."""
+    if n < 2:
+        raise UsageError(f"variational best-of-{n}", hint="Give 2 or more draws to imitate the best of: --n 16.")
+    return Objective(f"vbon:n={n}", log(), 1 / (n - 1), kl_bound(n), False, plain())
+
+
+def infalign(transform: Transform, procedure: Procedure, kl: float) -> Objective:
+    """Calibrate-and-transform RL (2412.19792) at a divergence: beta is that of the law in quantile space.
+
+    Raises UsageError for a divergence that the transform cannot reach.
+    """
+    try:
+        law = tilt_at(transform, kl)
+    except ValueError as failure:
+        raise UsageError(f"--kl {kl:g}: {failure}", hint="Give a smaller --kl.") from failure
+    return Objective(f"{transform.name} for {procedure.name}", transform, law.beta, kl, True, procedure)
+
+
+def raw(references: Sequence[Array], procedure: Procedure, kl: float) -> Objective:
+    """KL-regularised RL on the reward as it is: beta is where softmax(r / beta) over the reference rewards of a prompt
+    has the divergence `kl` in the mean over prompts.
+
+    references: for each prompt its reference rewards. Raises UsageError where K of them cannot show such a divergence.
+    """
+    if any(not np.isfinite(rewards).all() for rewards in references):
+        raise UsageError("a reference reward is infinite", hint="Train on calibrated rewards: any --transform but raw.")
+    low, high = -20.0, 20.0
+    least = min(len(rewards) for rewards in references)
+    if not 0 < kl < _mean_kl(references, math.exp(low)) or kl > math.log(least) / 2:
+        raise UsageError(
+            f"--kl {kl:g} on the raw reward, and {least} reference rewards of a prompt to take beta from",
+            hint=f"Give --kl below {math.log(least) / 2:.2g}, or calibrate with more --samples.",
+        )
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _mean_kl(references, math.exp(middle)) > kl else (low, middle)
+    return Objective("raw reward", None, math.exp(high), kl, True, procedure)
+
+
+def _mean_kl(references: Sequence[Array], beta: float) -> float:
+    return float(np.mean([_kl_of_weights(rewards / beta) for rewards in references]))
+
+
+def _kl_of_weights(scores: Array) -> float:
+    """KL(softmax(scores) || uniform), nats."""
+    log_weights = scores - scores.max()
+    weights = np.exp(log_weights)
+    total = float(weights.sum())
+    return float(weights @ log_weights) / total - math.log(total) + math.log(len(scores))
+
+
+def want_of_references(objective: Objective, k: int) -> str | None:
+    """What it costs that a prompt has only k reference rewards, in a sentence; None if it is little.
+
+    Raises UsageError where the objective cannot be reached with so few.
+    """
+    transform = objective.transform
+    if transform is None:
+        return None
+    try:
+        found = loss_of_finite(transform, objective.procedure, objective.kl, k, np.random.default_rng(0))
+    except ValueError as failure:
+        raise UsageError(
+            f"{k} reference rewards a prompt are too few for {objective.name}: {failure}",
+            hint="Calibrate with more --samples, or aim at a smaller divergence.",
+        ) from failure
+    rate = f"the win rate would be {found.win_rate:.3f} instead of {found.exact:.3f}"
+    if found.loss > LOST:
+        raise UsageError(
+            f"{k} reference rewards a prompt are too few for {objective.name}: {rate}",
+            hint=f"Calibrate with more samples: --samples {_enough(objective, k)} loses less than {SEEN}.",
+        )
+    if found.loss <= SEEN:
+        return None
+    return f"{k} reference rewards a prompt are few for {objective.name}: {rate}; {_enough(objective, k)} lose little"
+
+
+def _enough(objective: Objective, k: int) -> int:
+    """The first of k, 2 k, 4 k, ... that loses little."""
+    assert objective.transform is not None
+    found = k
+    while found < MOST_REFERENCES:
+        found *= 2
+        args = objective.transform, objective.procedure, objective.kl, found, np.random.default_rng(0)
+        if loss_of_finite(*args).loss <= SEEN:
+            break
+    return found
