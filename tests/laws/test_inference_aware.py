@@ -79,12 +79,12 @@ def test_a_tilt(transform):
         policy = tilt_at(transform, kl)
         assert policy.kl == pytest.approx(kl, rel=1e-10)
         assert kl_of(transform, policy.beta) == pytest.approx(kl, rel=1e-9)
+        slack = 1e-7 + 1e-15 / policy.beta  # Phi / beta is rounded
         density = np.exp(transform.values / policy.beta - policy.log_z)
-        assert policy.density == pytest.approx(density, rel=1e-4, abs=1e-12)
+        assert policy.density == pytest.approx(density, rel=slack, abs=1e-12)
         assert policy.density @ WEIGHT == pytest.approx(1, abs=1e-9)
-        assert (policy.density @ (WEIGHT * transform.values)) / policy.beta - policy.log_z == pytest.approx(
-            kl, abs=1e-7
-        )
+        mean = float(policy.density @ (WEIGHT * transform.values))
+        assert mean / policy.beta - policy.log_z == pytest.approx(kl, abs=slack)
         assert policy.cdf[-1] == pytest.approx(1, abs=1e-7)
 
 

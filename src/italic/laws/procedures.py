@@ -91,7 +91,7 @@ def worst_of_n(n: int) -> Procedure:
 
 
 def calibrated(name: str, density: Function) -> Procedure:
-    """Any procedure with a density g; G by quadrature, to 1e-9 if g is smooth, about 1e-3 of its jumps if not.
+    """Any procedure with a density g; G by quadrature, to 1e-7 if g is smooth, 2e-3 of its jumps if not.
 
     Raises ValueError if g is negative, not finite, or does not integrate to 1 within 1e-4.
     """
