@@ -29,6 +29,7 @@ VALUES = {
     "rejection": "rejection:bound=4.5,beta=2,max_draws=24,parallel=5",
     "cascade": "cascade:r_star=1,tau_u=1,min_segment=1",
     "optimal-stopping": "optimal-stopping:cost=0.2,n=12",
+    "tilted": "tilted:transform=exp:t=5,kl=0.7,references=6,n=2,max_draws=24,parallel=5",
 }
 METHODS: dict[str, Method] = {
     **{name: Custom(body) for name, body in SYNTHETIC.items()},

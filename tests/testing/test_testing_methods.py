@@ -23,9 +23,11 @@ SPECS = {
     "cascade": "cascade:r_star=1,tau_u=1,min_segment=1",
     "optimal-stopping": "optimal-stopping:cost=0.2,n=12",
     "rejection": "rejection:bound=4.5,beta=2,max_draws=24,parallel=5",
+    "tilted": "tilted:transform=exp:t=5,kl=0.7,references=6,n=2,max_draws=24,parallel=5",
 }
 METHODS = [SPECS.get(n, n) for n, entry in entries("methods").items() if entry.module.startswith("italic.")]
 MORE = [
+    "tilted:procedure=best-of-n:n=2,kl=0.5,references=4",
     "chernoff:n=3,block=2",
     "chernoff:block=2,value=completions:2,proper=true",
     "chernoff:baseline=constant,bound=4,n=2",

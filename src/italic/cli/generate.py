@@ -12,9 +12,10 @@ from typing import Any
 
 from italic import __version__
 from italic.cli.pair import build_pair
+from italic.cli.plotting import check_plotting
 from italic.cli.prompts import given_prompts, recorded
 from italic.cli.show import progress_bar, remark, summary
-from italic.cli.trace import Trace, check_plotting
+from italic.cli.trace import Trace
 from italic.core.drafts import Drafts, TextDrafts
 from italic.core.errors import Interrupted, UsageError
 from italic.core.latents import LatentDrafts
@@ -58,7 +59,7 @@ def run_generate(request: Request) -> None:
     prompts = given_prompts(request.source, request.texts, skip_bad=request.skip_bad)
     method = build_method(request.method)
     if request.trace:
-        check_plotting()
+        check_plotting("--trace, which draws pictures,")
     settings = _settings(request, method)
     model, reward = build_pair(request.model, request.reward, request.options, method)
     record = Record(Path(request.out), settings, overwrite=request.overwrite) if request.out else None

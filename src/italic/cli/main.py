@@ -271,6 +271,80 @@ def replay(
 
 
 @app.command()
+def evaluate(
+    prompts: Annotated[str, typer.Argument(help="Prompts that were not trained on: .jsonl, .parquet, hub.")],
+    model: Annotated[list[str], typer.Option("--model", "-m", help="A tuned model; may be given several times.")],
+    reference: Annotated[str, typer.Option("--reference", help="The model that it was tuned from.")] = "demo",
+    reward: RewardOption = "demo",
+    procedure: Annotated[
+        str, typer.Option("--procedure", "-P", help="How the models are used: sample, best-of-n:n=4, worst-of-n:n=4.")
+    ] = "best-of-n:n=8",
+    rival: Annotated[
+        str | None, typer.Option(help="How the reference is used, if otherwise: sample, best-of-n:n=8, ...")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Responses a prompt of each model.")] = 16,
+    reference_samples: Annotated[int | None, typer.Option(min=1, help="And of the reference; as many.")] = None,
+    plot: Annotated[str | None, typer.Option(help="Picture to write: reward and win rate over divergence.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue `prompt` texts as they are.")] = False,
+    skip_bad: SkipBad = False,
+    seed: Seed = 0,
+    max_tokens: MaxTokens = 128,
+    dtype: Dtype = None,
+    device: Device = None,
+    rows: Rows = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object (a list for several models).")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """What tuned models give, against the one they came from: reward, win rates and divergence, with intervals."""
+    from italic.cli.evaluate import EvaluateRequest, run_evaluate
+    from italic.core.sampling import Sampling
+
+    run_evaluate(
+        EvaluateRequest(
+            source=prompts,
+            models=tuple(model),
+            reference=reference,
+            reward=reward,
+            procedure=procedure,
+            rival=rival,
+            samples=samples,
+            reference_samples=reference_samples,
+            sampling=Sampling(max_tokens),
+            options={"dtype": dtype, "device": device, "rows": rows, "chat": "never" if raw else None},
+            plot=plot,
+            skip_bad=skip_bad,
+            seed=seed,
+            as_json=as_json,
+            quiet=quiet,
+        )
+    )
+
+
+@app.command()
+def plan(
+    procedure: Annotated[
+        str,
+        typer.Option("--procedure", "-P", help="How the model will be used: sample, best-of-n:n=4, worst-of-n:n=4."),
+    ],
+    kl: Annotated[float, typer.Option("--kl", help="How far from the model the policy may go, nats.")] = 1.0,
+    transform: Annotated[
+        list[str] | None,
+        typer.Option("--transform", "-T", help="identity, log, exp:t=10 or fixed-point; may be given several times."),
+    ] = None,
+    rival: Annotated[
+        str | None, typer.Option(help="How the model that it is to beat is used; as well if none.")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Also what is left with so many reference rewards.")] = None,
+    plot: Annotated[str | None, typer.Option(help="Picture to write, win rate over KL: plan.png.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
+) -> None:
+    """What transforms of the reward give for the way a model is used, and cost, before training: no model is needed."""
+    from italic.cli.plan import PlanRequest, run_plan
+
+    run_plan(PlanRequest(procedure, kl, tuple(transform or ()), rival, samples, plot, as_json))
+
+
+@app.command()
 def methods(name: Annotated[str | None, typer.Argument(help="Tell all about one.")] = None) -> None:
     """List the methods: parameters, needs, sources."""
     from italic.cli.listing import list_methods

@@ -12,7 +12,6 @@ from typing import Any, Self
 from italic.core.errors import RecordError, UsageError
 from italic.core.prompt import Prompt
 from italic.core.questions import Note
-from italic.core.registry import missing_library
 from italic.run.record import plain
 
 MOST_PICTURES = 20
@@ -57,14 +56,6 @@ class Trace:
             path = self.folder / (re.sub(r"[^\w.-]+", "_", prompt.id) + ".png")
             draw_cascade(prompt, notes, path)
             self.pictures.append(path)
-
-
-def check_plotting() -> None:
-    """Raise SpecError if there is nothing to draw with."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as failure:
-        raise missing_library("--trace, which draws pictures,", failure) from failure
 
 
 def draw_cascade(prompt: Prompt, notes: list[Mapping[str, Any]], path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from italic import __version__
@@ -20,7 +22,6 @@ from italic.cli.calibrate import CalibrateRequest, calibrated
 from italic.cli.pair import build_pair
 from italic.cli.prompts import given_prompts
 from italic.cli.show import remark, screen, side
-from italic.cli.transforms import RAW, read_procedure, read_transform
 from italic.core.errors import Interrupted, MismatchError, UsageError
 from italic.core.prompt import Prompt
 from italic.core.registry import missing_library
@@ -29,10 +30,11 @@ from italic.methods.sample import Sample
 from italic.run.ledger import Budget
 from italic.run.record import plain
 from italic.train.tuning.folder import LOG, close_folder, open_folder
-from italic.train.tuning.objective import Objective, infalign, raw, vbon, want_of_references
+from italic.train.tuning.objective import Objective, check_best_of, infalign, raw, vbon, want_of_references
 from italic.train.tuning.settings import Tuning
 from italic.values.calibration import Calibration
 from italic.values.responses import question
+from italic.values.transforms import RAW, read_procedure, read_transform
 
 CALIBRATION = "calibration.parquet"
 SAMPLES = 128
@@ -78,7 +80,7 @@ def run_train(request: TrainRequest) -> None:
     tuning = replace(request.tuning, options=_options(request.settings))
     folder = Path(request.out)
     prompts = given_prompts(request.source, skip_bad=request.skip_bad)
-    _objective(request.goal, None)
+    _check(request.goal)
     settings = _settings(request, tuning, prompts)
     found = open_folder(folder, settings, overwrite=request.overwrite)
     if found.report is not None:
@@ -86,9 +88,9 @@ def run_train(request: TrainRequest) -> None:
         _show(found.report, request)
         return
     calibration = _calibration(request, folder, prompts)
-    objective = _objective(request.goal, calibration)
-    assert objective is not None
-    few = want_of_references(objective, min(int(np.sum(~np.isnan(r.rewards))) for r in calibration.responses))
+    references = [r.rewards[~np.isnan(r.rewards)] for r in calibration.responses]
+    objective = _objective(request.goal, references)
+    few = want_of_references(objective, min(map(len, references)))
     if few is not None:
         remark(few)
     model, reward = build_pair(request.model, request.reward, request.options, Sample())
@@ -141,20 +143,27 @@ def _options(typed: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _objective(goal: Goal, calibration: Calibration | None) -> Objective | None:
-    """What to tune to. Without a calibration: only see that it can be, and None."""
-    if goal.kind in ("vbon", "bonbon"):
-        assert goal.n is not None
-        return vbon(goal.n)
+def _check(goal: Goal) -> None:
+    """Raise UsageError for a goal that cannot be, before anything is drawn."""
+    if goal.n is not None:
+        check_best_of(goal.n)
+    if goal.kl is not None and not 0 < goal.kl < math.inf:
+        raise UsageError(f"--kl {goal.kl}", hint="Give a positive number of nats: --kl 1.")
+    if goal.procedure is not None and goal.transform not in (None, RAW):
+        read_transform(str(goal.transform), read_procedure(goal.procedure), goal.kl or 1.0)
+
+
+def _objective(goal: Goal, references: Sequence[NDArray[np.float64]]) -> Objective:
+    """What to tune to, by the reference rewards of each prompt. Raises UsageError where they are too few for it."""
+    k = min(map(len, references))
+    if goal.n is not None:
+        return vbon(goal.n, k, goal.kl)
     assert goal.procedure is not None
-    assert goal.transform is not None
     assert goal.kl is not None
     procedure = read_procedure(goal.procedure)
-    if goal.transform != RAW:
-        return infalign(read_transform(goal.transform, procedure, goal.kl), procedure, goal.kl)
-    if calibration is None:
-        return None
-    return raw([r.rewards[~np.isnan(r.rewards)] for r in calibration.responses], procedure, goal.kl)
+    if goal.transform == RAW:
+        return raw(references, procedure, goal.kl)
+    return infalign(read_transform(str(goal.transform), procedure, goal.kl), procedure, k, goal.kl)
 
 
 def _settings(request: TrainRequest, tuning: Tuning, prompts: Sequence[Prompt]) -> dict[str, Any]:

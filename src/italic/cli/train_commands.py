@@ -32,6 +32,7 @@ Steps = Annotated[int, typer.Option(help="Steps of the optimiser.")]
 PerStep = Annotated[int, typer.Option(help="Prompts a step.")]
 Group = Annotated[int, typer.Option(help="Responses a prompt in a step.")]
 Rate = Annotated[float, typer.Option(help="Learning rate; it falls to 0 along a cosine.")]
+Warmup = Annotated[int, typer.Option(help="Steps in which the learning rate rises from 0.")]
 Lora = Annotated[int, typer.Option(help="Rank of LoRA adapters; 0 tunes all weights.")]
 Save = Annotated[int, typer.Option(help="Steps between checkpoints.")]
 ReportTo = Annotated[list[str] | None, typer.Option(help="tensorboard, trackio, wandb; may be given several times.")]
@@ -50,6 +51,9 @@ def vbon(
     prompts: Prompts,
     out: Out,
     n: Annotated[int, typer.Option("--n", help="The best of how many draws to imitate.")] = 16,
+    kl: Annotated[
+        float | None, typer.Option(help="Divergence to lead beta to, nats; beta stays 1 / (n - 1) if not given.")
+    ] = None,
     trainer: TrainerOption = "rloo",
     calibration: CalibrationOption = None,
     samples: Samples = None,
@@ -61,6 +65,7 @@ def vbon(
     prompts_per_step: PerStep = 8,
     group: Group = 8,
     rate: Rate = 1e-4,
+    warmup: Warmup = 10,
     lora: Lora = 0,
     save_every: Save = 50,
     report_to: ReportTo = None,
@@ -76,7 +81,7 @@ def vbon(
     quiet: Quiet = False,
 ) -> None:
     """Variational best-of-n: one draw of the tuned model imitates the best of n draws (2407.06057)."""
-    _run({"kind": "vbon", "n": n}, locals())
+    _run({"kind": "vbon", "n": n, "kl": kl}, locals())
 
 
 @train.command()
@@ -101,6 +106,7 @@ def infalign(
     prompts_per_step: PerStep = 8,
     group: Group = 8,
     rate: Rate = 1e-4,
+    warmup: Warmup = 10,
     lora: Lora = 0,
     save_every: Save = 50,
     report_to: ReportTo = None,
@@ -136,6 +142,7 @@ def bonbon(
     steps: Steps = 300,
     prompts_per_step: PerStep = 8,
     rate: Rate = 1e-4,
+    warmup: Warmup = 10,
     lora: Lora = 0,
     save_every: Save = 50,
     report_to: ReportTo = None,
@@ -169,6 +176,7 @@ def _run(goal: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
                 prompts=typed["prompts_per_step"],
                 group=typed["group"],
                 rate=typed["rate"],
+                warmup=typed["warmup"],
                 lora=typed["lora"],
                 save=typed["save_every"],
                 seed=typed["seed"],

@@ -63,9 +63,13 @@ def loss_of_finite(
     rewards = transform.tables(k) if table is None else table
     if rewards.shape != (k + 1,) or not np.all(np.isfinite(rewards)):
         raise ValueError(f"a table of shape {rewards.shape} for {k} reference rewards, or one that is not finite")
+    spread = float(np.ptp(rewards))
+    if spread == 0:
+        raise ValueError("estimates that are all the same")
+    rewards = (rewards - rewards.max()) / spread
     pieces = rng.standard_exponential((max(FEWEST, CELLS // (k + 1)), k + 1))
     pieces /= pieces.sum(axis=1, keepdims=True)
-    weights = np.exp(_rate(pieces, rewards.max() - rewards, kl) * (rewards - rewards.max()))
+    weights = np.exp(_rate(pieces, -rewards, kl) * rewards)
     mass = pieces * weights / (pieces @ weights)[:, None]
     lost = _lost(pieces, mass, procedure)
     exact = win_rate(tilt_at(transform, kl), procedure)
@@ -73,7 +77,7 @@ def loss_of_finite(
 
 
 def _rate(pieces: Array, gap: Array, kl: float) -> float:
-    """1/beta at which the KL is right on average over the prompts."""
+    """1/beta at which the KL is right on average over the prompts; gap: of estimates of range 1."""
     from scipy.optimize import brentq
 
     def excess(log_rate: float) -> float:

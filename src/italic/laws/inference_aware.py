@@ -227,9 +227,11 @@ def compare(
 
 
 def _kept(table: Callable[[int], Array]) -> Callable[[int], Array]:
-    """The same tables, the latest of which are made once and cannot be written to."""
+    """The same tables, the latest of which are made once and cannot be written to. They raise ValueError for k < 1."""
 
     def made(k: int) -> Array:
+        if k < 1:
+            raise ValueError(f"{k} reference rewards")
         values = table(k)
         values.setflags(write=False)
         return values

@@ -13,6 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
+from italic.core.errors import UsageError
 from italic.core.keys import Key
 from italic.core.prompt import Prompt
 from italic.train.tuning.folder import CHECKPOINTS
@@ -61,6 +62,29 @@ def order(count: int, steps: int, width: int, seed: int) -> list[int]:
     rng = Key(seed).at("order").generator()
     shuffles = [rng.permutation(count) for _ in range(-(-steps * width // count))]
     return [int(i) for i in np.concatenate(shuffles)[: steps * width]]
+
+
+TYPED = {
+    "output_dir": "--out",
+    "max_steps": "--steps",
+    "learning_rate": "--rate",
+    "warmup_steps": "--warmup",
+    "seed": "--seed",
+    "save_steps": "--save-every",
+    "report_to": "--report-to",
+}
+"""Options of the trainers that have a name of their own here."""
+
+
+def check_options(options: Mapping[str, Any], configuration: type[Any], given: frozenset[str]) -> None:
+    """See that the options are the configuration's, and free: none of `given`. Raises UsageError."""
+    for key in options:
+        if key in TYPED:
+            raise UsageError(f"--set {key}", hint=f"Give {TYPED[key]} instead.")
+        if key in given:
+            raise UsageError(f"--set {key}, which follows from the calibration and the objective", hint="Leave it out.")
+        if key not in configuration.__dataclass_fields__:
+            raise UsageError(f"{configuration.__name__} has no option {key!r}", hint="See its documentation.")
 
 
 def adapters(rank: int) -> Any:

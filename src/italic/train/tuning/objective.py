@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -14,9 +13,10 @@ from numpy.typing import NDArray
 from italic.core.errors import UsageError
 from italic.laws.best_of_n import kl_bound
 from italic.laws.finite_reference import loss_of_finite
-from italic.laws.inference_aware import Tilt, Transform, log, tilt, tilt_at
+from italic.laws.finite_tilt import beta_at
+from italic.laws.inference_aware import Transform, log
 from italic.laws.procedures import Procedure, plain
-from italic.laws.quantile import Counts, averaged, counts, own_counts
+from italic.laws.quantile import counts, own_counts
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -45,45 +45,60 @@ class Objective:
 
     def worth(self, rewards: Array, reference: Array) -> Array:
         """What rewards, float64 [n], are worth beside the prompt's reference rewards, float64 [K]: float64 [n]."""
-        return rewards if self.transform is None else self._estimate(counts(reference, rewards))
+        return rewards if self.transform is None else self.transform.estimate(counts(reference, rewards))
 
     def own(self, reference: Array) -> Array:
         """What the reference responses themselves are worth, each beside the K - 1 others: float64 [K]."""
-        return reference if self.transform is None else self._estimate(own_counts(reference))
+        return reference if self.transform is None else self.transform.estimate(own_counts(reference))
 
-    @cached_property
-    def law(self) -> Tilt:
-        """The optimum, in quantile space. Raises UsageError for the raw reward, which has no such law."""
+    def log_z(self, k: int) -> float:
+        """log of the mean of exp(worth / beta) over the reference itself, by estimates from k rewards.
+
+        How many of k others a reference draw wins over is uniform on 0, ..., k, whatever the reward's law; if it is
+        continuous. Raises UsageError for the raw reward, which has no such constant.
+        """
         if self.transform is None:
-            raise UsageError("the raw reward has no law of quantiles", hint="Choose another --transform.")
-        return tilt(self.transform, self.beta)
-
-    def _estimate(self, standing: Counts) -> Array:
-        return averaged(self._table(standing.k), standing)
-
-    @cached_property
-    def _table(self) -> Callable[[int], Array]:
-        assert self.transform is not None
-        return cache(self.transform.tables)
+            raise UsageError("the raw reward has no known normaliser", hint="Choose another --transform, or rloo.")
+        scores = self.transform.tables(k) / self.beta
+        top = float(scores.max())
+        return top + math.log(float(np.exp(scores - top).mean()))
 
 
-def vbon(n: int) -> Objective:
-    """Variational best-of-n (2407.06057): reward log F, beta 1 / (n - 1). Raises UsageError for n < 2."""
+def vbon(n: int, k: int, kl: float | None = None) -> Objective:
+    """Variational best-of-n (2407.06057): reward log F, beta 1 / (n - 1), or one that is led to a divergence.
+
+    k: reference rewards a prompt. kl: the divergence, nats; None leaves beta as it is, whose optimum has that of
+    best-of-n. Raises UsageError for n < 2, or for a divergence that k reference rewards cannot show.
+    """
+    check_best_of(n)
+    beta = 1 / (n - 1) if kl is None else _beta(log(), k, kl)
+    return Objective(f"vbon:n={n}", log(), beta, kl_bound(n) if kl is None else kl, kl is not None, plain())
+
+
+def check_best_of(n: int) -> None:
+    """Raise UsageError for a best-of-n that is not worth imitating."""
     if n < 2:
         raise UsageError(f"variational best-of-{n}", hint="Give 2 or more draws to imitate the best of: --n 16.")
-    return Objective(f"vbon:n={n}", log(), 1 / (n - 1), kl_bound(n), False, plain())
 
 
-def infalign(transform: Transform, procedure: Procedure, kl: float) -> Objective:
-    """Calibrate-and-transform RL (2412.19792) at a divergence: beta is that of the law in quantile space.
+def infalign(transform: Transform, procedure: Procedure, k: int, kl: float) -> Objective:
+    """Calibrate-and-transform RL (2412.19792) at a divergence.
 
-    Raises UsageError for a divergence that the transform cannot reach.
+    k: reference rewards a prompt. beta is such that the tilt by estimates from so few has this divergence in the mean
+    over prompts: far from that of known quantiles where the transform is steep. Raises UsageError for a divergence that
+    k reference rewards cannot show.
     """
+    return Objective(f"{transform.name} for {procedure.name}", transform, _beta(transform, k, kl), kl, True, procedure)
+
+
+def _beta(transform: Transform, k: int, kl: float) -> float:
     try:
-        law = tilt_at(transform, kl)
+        return beta_at(transform.tables(k), kl)
     except ValueError as failure:
-        raise UsageError(f"--kl {kl:g}: {failure}", hint="Give a smaller --kl.") from failure
-    return Objective(f"{transform.name} for {procedure.name}", transform, law.beta, kl, True, procedure)
+        raise UsageError(
+            f"--kl {kl:g} with {k} reference rewards a prompt: {failure}",
+            hint="Give a smaller --kl, or calibrate with more --samples.",
+        ) from failure
 
 
 def raw(references: Sequence[Array], procedure: Procedure, kl: float) -> Objective:

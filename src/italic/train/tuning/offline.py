@@ -12,7 +12,7 @@ some prompts and some responses of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,17 +23,12 @@ import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
-from italic.core.errors import UsageError
 from italic.core.keys import Key
-from italic.train.tuning.common import adapters, common, hushed, latest, order
+from italic.train.tuning.common import adapters, check_options, common, hushed, latest, order
+from italic.train.tuning.losses import Offline, log_laws
 from italic.train.tuning.settings import Tuning
 
 Array: TypeAlias = NDArray[np.float64]
-Ratios: TypeAlias = Tensor
-"""log(pi / p) of responses: [prompts, group]."""
-
-SFT_WEIGHT = 0.005
-"""The share of imitation in BoNBoN's loss, as in its paper."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,51 +45,28 @@ class Lesson:
     worth: Array
 
 
-def qrpo_loss(beta: float, log_z: float) -> Callable[[Ratios, Tensor, Tensor], Tensor]:
-    """The mean of (worth - beta log Z - beta log(pi / p))^2 over responses, divided by beta^2."""
-
-    def loss(ratios: Ratios, logps: Tensor, worth: Tensor) -> Tensor:
-        return ((worth / beta - log_z - ratios) ** 2).mean()
-
-    return loss
-
-
-def bonbon_loss(n: int) -> Callable[[Ratios, Tensor, Tensor], Tensor]:
-    """alpha SFT(best) + (1 - alpha) IPO(best, worst) over groups of n responses."""
-    target = (n - 1) * float(np.sum(1 / np.arange(1, n)))
-
-    def loss(ratios: Ratios, logps: Tensor, worth: Tensor) -> Tensor:
-        first, last = worth.argmax(dim=1, keepdim=True), worth.argmin(dim=1, keepdim=True)
-        margin = (ratios.gather(1, first) - ratios.gather(1, last))[:, 0]
-        imitation = -logps.gather(1, first).mean()
-        return SFT_WEIGHT * imitation + (1 - SFT_WEIGHT) * ((margin - target) ** 2).mean()
-
-    return loss
-
-
 class OfflineTrainer(transformers.Trainer):
     """Transformers' trainer on batches of prompts with a group of responses each."""
 
-    def __init__(self, *, losses: Callable[[Ratios, Tensor, Tensor], Tensor], temperature: float, **rest: Any) -> None:
+    def __init__(self, *, loss: Offline, temperature: float, **rest: Any) -> None:
         super().__init__(**rest)
-        self._losses = losses
+        self._loss = loss
         self._temperature = temperature
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Tensor:
         """The loss of one batch, as `collate` made it."""
         ids, mask, answer = inputs["ids"], inputs["mask"], inputs["answer"]
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1] / self._temperature
-        picked = logits.gather(2, ids[:, 1:, None])[..., 0] - logits.logsumexp(dim=2)
+        laws = log_laws(model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1], self._temperature)
+        picked = laws.gather(2, ids[:, 1:, None])[..., 0]
         logps = (picked * answer[:, 1:]).sum(dim=1).view_as(inputs["worth"])
-        return self._losses(logps - inputs["reference"], logps, inputs["worth"])
+        return self._loss(logps - inputs["reference"], logps, inputs["worth"])
 
 
-def collate(rows: Sequence[Mapping[str, Any]], lessons: Sequence[Lesson], pad: int) -> dict[str, Tensor]:
+def collate(rows: Sequence[Mapping[str, Any]], lessons: Sequence[Lesson]) -> dict[str, Tensor]:
     """ids, mask, answer: [prompts * group, L], padded on the right; worth, reference: float32 [prompts, group]."""
     whole = [(lessons[row["row"]].prompt, lessons[row["row"]].tokens[pick]) for row in rows for pick in row["picks"]]
     width = max(len(prompt) + len(tokens) for prompt, tokens in whole)
-    ids = np.full((len(whole), width), pad, dtype=np.int64)
-    mask, answer = np.zeros((2, len(whole), width), dtype=np.int64)
+    ids, mask, answer = np.zeros((3, len(whole), width), dtype=np.int64)
     for i, (prompt, tokens) in enumerate(whole):
         size = len(prompt) + len(tokens)
         ids[i, :size], mask[i, :size], answer[i, len(prompt) : size] = np.concatenate((prompt, tokens)), 1, 1
@@ -126,7 +98,7 @@ def schedule(lessons: Sequence[Lesson], tuning: Tuning) -> list[dict[str, Any]]:
 def offline(
     model: Any,
     lessons: Sequence[Lesson],
-    loss: Callable[[Ratios, Tensor, Tensor], Tensor],
+    loss: Offline,
     tuning: Tuning,
     temperature: float,
     folder: Path,
@@ -134,12 +106,9 @@ def offline(
 ) -> list[dict[str, float]]:
     """Tune the model in place on reference responses and return the log, one entry a step.
 
-    Raises UsageError for an option that Transformers does not have.
+    Raises UsageError for an option that Transformers does not have, or that is not free here.
     """
-    known = transformers.TrainingArguments.__dataclass_fields__
-    for key in tuning.options:
-        if key not in known:
-            raise UsageError(f"Transformers' trainer has no option {key!r}", hint="See transformers.TrainingArguments.")
+    check_options(tuning.options, transformers.TrainingArguments, frozenset({"train_sampling_strategy"}))
     network = decoder = model.loosen()
     if tuning.lora:
         from peft import get_peft_model
@@ -152,12 +121,12 @@ def offline(
     }
     with hushed():
         trainer = OfflineTrainer(
-            losses=loss,
+            loss=loss,
             temperature=temperature,
             model=network,
             args=transformers.TrainingArguments(**settings | dict(tuning.options)),
             train_dataset=schedule(lessons, tuning),
-            data_collator=lambda rows: collate(rows, lessons, model.tokenizer.pad_token_id),
+            data_collator=lambda rows: collate(rows, lessons),
             callbacks=list(watch),
         )
         trainer.remove_callback(transformers.PrinterCallback)

@@ -1,10 +1,15 @@
-"""KL-regularised RL on rollouts: TRL's RLOO, which takes the divergence off a rollout's worth.
+"""KL-regularised RL on rollouts, on TRL's RLOO:
 
     maximise  E_pi[Phi(C(x, y))] - beta KL(pi || p)
 
-by REINFORCE with a leave-one-out baseline: the advantage of a rollout is its worth less beta log(pi / p), less the mean
-of that over the other rollouts of its prompt. No division by the group's standard deviation: that would be another beta
-for every prompt. At temperature 1 the gradient is that of the objective itself.
+The worth Phi(C) of a rollout less the mean over the other rollouts of its prompt is its advantage (RLOO), without a
+division by the group's standard deviation: that would be another beta for every prompt.
+
+The divergence is a sum over the rollout's states of KL_t, the divergence of the next token's law, which the two models'
+logits give exactly; log(pi / p) of the token drawn, as RLOO has it, is an estimate of KL_t with a large variance
+(2504.10637). Its gradient has two parts, and both are here: that of KL_t itself, with no sampling in it, and, as an
+earlier token decides which states come later, the sum of the later KL_t as a cost of that token, less its mean over the
+other rollouts. So what a model has learned by chance, and does not pay, is soon unlearned.
 """
 
 from __future__ import annotations
@@ -16,15 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import trl
+from accelerate import PartialState
 from datasets import Dataset
+from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
 
 from italic.core.errors import UsageError
 from italic.core.keys import Key
 from italic.core.prompt import Prompt
 from italic.core.sampling import Sampling
-from italic.train.tuning.common import adapters, asking, common, hushed, latest, order
+from italic.train.tuning.common import adapters, asking, check_options, common, hushed, latest, order
+from italic.train.tuning.losses import log_laws, tilting_loss
+from italic.train.tuning.packing import pack
 from italic.train.tuning.rollouts import Rollouts
 from italic.train.tuning.settings import Tuning
 from italic.train.tuning.signal import Signal
@@ -35,6 +45,68 @@ GAIN = 0.05
 """How much log beta moves in a step, for a divergence off by its own size."""
 MEMORY = 0.9
 """Of the running mean of the divergence."""
+
+
+GIVEN = frozenset(
+    {
+        *("beta", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "generation_kwargs"),
+        *("num_generations", "num_iterations", "steps_per_generation", "generation_batch_size"),
+        *("max_completion_length", "mask_truncated_completions", "normalize_advantages", "reward_weights"),
+        *("shuffle_dataset", "sync_ref_model", "per_device_train_batch_size"),
+    }
+)
+"""Options of TRL that would change the law of the rollouts or the objective."""
+
+
+class ExactDivergence(trl.RLOOTrainer):
+    """RLOO with the divergence by the models' own logits. `strength` is beta; TRL's own beta is 0.
+
+    packed: whether the rollouts of a prompt may share a row (see `packing`), which takes full attention.
+    """
+
+    def __init__(self, *, reference: Any, strength: float, packed: bool, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.strength = strength
+        self._reference = reference
+        self._packed = packed
+
+    def _get_per_token_logps_and_entropies(self, model: Any, ids: Tensor, *rest: Any, **named: Any) -> Any:
+        """What TRL remembers of rollouts for steps off policy, of which there are none here: zeros save the time."""
+        return torch.zeros_like(ids[:, -rest[1] :], dtype=torch.float32), None, None
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The loss of one batch, whose gradient estimates that of the objective without bias, on policy."""
+        asked = self._asked(inputs)
+        logps = self._logps(model, *asked)
+        with torch.no_grad():
+            known = self._logps(self._reference, *asked)
+        tokens, mask = inputs["completion_ids"], inputs["completion_mask"].float()
+        loss, divergence = tilting_loss(logps, known, tokens, mask, inputs["advantages"], self.strength)
+        self._metrics["train"]["kl_sequence"].append(self.accelerator.gather(divergence).mean().item())
+        return loss
+
+    def _asked(self, inputs: Any) -> tuple[dict[str, Any], Tensor | None]:
+        """What the networks are asked for a batch, and where the logits of each row are found; None: in its row."""
+        parts = [inputs[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")]
+        packed = pack(*parts, self.model.dtype) if self._packed else None
+        if packed is not None:
+            named = {"input_ids": packed.ids, "attention_mask": packed.mask, "position_ids": packed.positions}
+            return {**named, "logits_to_keep": packed.keep}, packed.place
+        mask = torch.cat([parts[1], parts[3]], dim=1)
+        named = {
+            "input_ids": torch.cat([parts[0], parts[2]], dim=1),
+            "attention_mask": mask,
+            "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
+        }
+        return {**named, "logits_to_keep": parts[2].shape[1] + 1}, None
+
+    def _logps(self, model: Any, asked: dict[str, Any], place: Tensor | None) -> Tensor:
+        """Log-probabilities of every next token of the completions: [B, L, V]."""
+        logits = model(**asked, use_cache=False).logits[:, -asked["logits_to_keep"] :]
+        logps = log_laws(logits, self.temperature)
+        return logps[:, :-1] if place is None else logps.flatten(0, 1)[place]
 
 
 class Leader(TrainerCallback):
@@ -51,7 +123,7 @@ class Leader(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.log_history:
-            self.kl, self._trainer.beta = (state.log_history[-1][name] for name in ("kl_mean", "beta_next"))
+            self.kl, self._trainer.strength = (state.log_history[-1][name] for name in ("kl_mean", "beta_next"))
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._rollouts.step = state.global_step
@@ -59,14 +131,13 @@ class Leader(TrainerCallback):
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
-        if logs is None or "kl" not in logs:
+        if logs is None or "kl_sequence" not in logs:
             return
-        found = {"kl_sequence": logs["kl"] * logs["completions/mean_length"], "beta": self._trainer.beta}
-        first = math.isnan(self.kl)
-        self.kl = found["kl_sequence"] if first else MEMORY * self.kl + (1 - MEMORY) * found["kl_sequence"]
+        now, beta = logs["kl_sequence"], self._trainer.strength
+        self.kl = now if math.isnan(self.kl) else MEMORY * self.kl + (1 - MEMORY) * now
         if self.target is not None and state.global_step >= HOLD * state.max_steps:
-            self._trainer.beta *= math.exp(GAIN * float(np.clip(self.kl / self.target - 1, -1, 1)))
-        found |= {"kl_mean": self.kl, "beta_next": self._trainer.beta}
+            self._trainer.strength *= math.exp(GAIN * float(np.clip(self.kl / self.target - 1, -1, 1)))
+        found = {"beta": beta, "kl_mean": self.kl, "beta_next": self._trainer.strength}
         logs.update(found)
         state.log_history[-1].update(found)
 
@@ -88,13 +159,16 @@ def rloo(
     led to, nats, None to leave beta as it is. Raises UsageError for an option that TRL does not have.
     """
     decoder = model.loosen()
-    tokenizer = copy.deepcopy(model.tokenizer)
-    rollouts = Rollouts(model, sampling, Key(tuning.seed))
+    tokenizer = _padding(copy.deepcopy(model.tokenizer))
+    rollouts = Rollouts(model, sampling, Key(tuning.seed), tokenizer.pad_token_id, PartialState().process_index)
     with hushed():
-        trainer = trl.RLOOTrainer(
+        trainer = ExactDivergence(
+            reference=copy.deepcopy(decoder).requires_grad_(False).eval(),
+            strength=beta,
+            packed=model.path == "ragged",
             model=decoder,
             reward_funcs=signal,
-            args=_configuration(tuning, beta, sampling, folder, decoder.device.type == "cpu"),
+            args=_configuration(tuning, sampling, folder, decoder.device.type == "cpu"),
             train_dataset=_schedule(prompts, model.codec, tokenizer, tuning),
             processing_class=tokenizer,
             callbacks=list(watch),
@@ -113,17 +187,36 @@ def rloo(
     return [entry for entry in trainer.state.log_history if "kl_sequence" in entry]
 
 
-def _configuration(tuning: Tuning, beta: float, sampling: Sampling, folder: Path, on_cpu: bool) -> trl.RLOOConfig:
-    """TRL's configuration. Raises UsageError for an option that it does not have."""
-    known = trl.RLOOConfig.__dataclass_fields__
-    for key in tuning.options:
-        if key not in known:
-            raise UsageError(f"TRL's RLOO has no option {key!r}", hint="See the fields of trl.RLOOConfig.")
+def _padding(tokenizer: Any) -> Any:
+    """The tokenizer, with the end-of-sequence token to pad with if it has none for that. Raises UsageError."""
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise UsageError(
+                "the tokenizer has neither a padding nor an end-of-sequence token",
+                hint="Train a model that can end a response, or --trainer qrpo.",
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _configuration(tuning: Tuning, sampling: Sampling, folder: Path, on_cpu: bool) -> trl.RLOOConfig:
+    """TRL's configuration; the rollouts of a step are shared by the processes and the passes of a step.
+
+    Raises UsageError for an option that TRL does not have, or that is not free here.
+    """
+    check_options(tuning.options, trl.RLOOConfig, GIVEN)
+    parts = PartialState().num_processes * int(tuning.options.get("gradient_accumulation_steps", 1))
+    rollouts = tuning.prompts * tuning.group
+    if rollouts % parts:
+        raise UsageError(
+            f"{rollouts} rollouts a step in {parts} parts",
+            hint="Give --prompts-per-step and --group whose product is a multiple of processes times passes.",
+        )
     settings: dict[str, Any] = {
         **common(tuning, folder, on_cpu),
-        "per_device_train_batch_size": tuning.prompts * tuning.group,
+        "per_device_train_batch_size": rollouts // parts,
         "num_generations": tuning.group,
-        "beta": beta,
+        "beta": 0.0,
         "temperature": sampling.temperature,
         "max_completion_length": sampling.max_tokens,
         "shuffle_dataset": False,

@@ -23,12 +23,15 @@ from italic.core.sampling import Sampling
 
 
 class Rollouts:
-    """Stands in for `generate`. step: the optimiser's, set before each call; process: which of several this is."""
+    """Stands in for `generate`. step: the optimiser's, set before each call; pad: the token behind the end of a row;
+    process: which of several this is.
+    """
 
-    def __init__(self, model: Any, sampling: Sampling, key: Key, process: int = 0) -> None:
+    def __init__(self, model: Any, sampling: Sampling, key: Key, pad: int, process: int = 0) -> None:
         self.step = 0
         self._model = model
         self._sampling = sampling
+        self._pad = pad
         self._key = key.at("rollouts", process)
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Tensor:
@@ -54,7 +57,6 @@ class Rollouts:
 
     def _padded(self, drafts: Sequence[Any]) -> Tensor:
         width = max(batch.ids.shape[1] for batch in drafts)
-        pad = self._model.tokenizer.pad_token_id
         rows = [np.pad(b.ids, ((0, 0), (0, width - b.ids.shape[1])), constant_values=-1) for b in drafts]
         ids = np.concatenate(rows).astype(np.int64)
-        return torch.from_numpy(np.where(ids < 0, pad, ids))
+        return torch.from_numpy(np.where(ids < 0, self._pad, ids))

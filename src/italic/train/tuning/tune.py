@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from italic.core.errors import RecordError, UsageError
 from italic.core.protocols import Reward
 from italic.train.tuning.common import Told
+from italic.train.tuning.losses import bonbon_loss, qrpo_loss
 from italic.train.tuning.objective import Objective
-from italic.train.tuning.offline import Lesson, bonbon_loss, offline, qrpo_loss
+from italic.train.tuning.offline import Lesson, offline
 from italic.train.tuning.online import rloo
 from italic.train.tuning.settings import Tuning
 from italic.train.tuning.signal import Signal, finished
@@ -66,7 +67,7 @@ def tune(
                 hint=f"Calibrate with --samples {tuning.group} or more, or give a smaller --group.",
             )
         bonbon = tuning.trainer == "bonbon"
-        loss = bonbon_loss(tuning.group) if bonbon else qrpo_loss(objective.beta, objective.law.log_z)
+        loss = bonbon_loss(tuning.group) if bonbon else qrpo_loss(objective.beta, objective.log_z(few - 1))
         log = offline(model, lessons, loss, tuning, calibration.sampling.temperature, folder, watch)
     try:
         model.network.decoder.save_pretrained(folder)

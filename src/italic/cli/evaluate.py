@@ -1,0 +1,159 @@
+"""`italic evaluate`: tuned models against the one they came from, on the same prompts, and the picture of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from italic.cli.pair import build_pair
+from italic.cli.pareto import draw_pareto
+from italic.cli.plotting import check_plotting
+from italic.cli.prompts import given_prompts
+from italic.cli.show import progress_bar, remark, screen, summary
+from italic.core.errors import MismatchError, SpecError
+from italic.core.protocols import Model
+from italic.core.sampling import Sampling
+from italic.core.spec import build_model, convert, parse
+from italic.evaluate.tuned import Judgement, Sampled, Use, judge, sample, used_reward
+from italic.laws.best_of_n import kl_bound
+from italic.laws.statistics import Interval
+from italic.methods.sample import Sample
+from italic.run.ledger import Ledger
+from italic.run.record import plain
+
+CURVE = (1, 2, 4, 8, 16, 32, 64)
+"""The n of best-of-n that the picture shows for comparison."""
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """What was typed after `italic evaluate`."""
+
+    source: str
+    models: tuple[str, ...]
+    reference: str
+    reward: str
+    procedure: str
+    rival: str | None
+    samples: int
+    reference_samples: int | None
+    sampling: Sampling
+    options: Mapping[str, Any]
+    plot: str | None
+    skip_bad: bool
+    seed: int
+    as_json: bool
+    quiet: bool
+
+
+def read_use(spec: str) -> Use:
+    """`sample`, `best-of-n:n=4` or `worst-of-n:n=4`. Raises SpecError, UsageError."""
+    name, values = parse(spec)
+    if name == "sample" and not values:
+        return Use()
+    if name not in ("best-of-n", "worst-of-n") or values.keys() != {"n"}:
+        raise SpecError(f"there is no procedure {spec!r}", hint="Write sample, best-of-n:n=4 or worst-of-n:n=4.")
+    return Use(convert(values["n"], int, "n"), worst=name == "worst-of-n")
+
+
+def run_evaluate(request: EvaluateRequest) -> None:
+    """Carry out `italic evaluate`. Raises ItalicError."""
+    use = read_use(request.procedure)
+    rival = use if request.rival is None else read_use(request.rival)
+    theirs = request.samples if request.reference_samples is None else request.reference_samples
+    use.weights(request.samples)
+    rival.weights(theirs)
+    prompts = given_prompts(request.source, skip_bad=request.skip_bad)
+    if request.plot is not None:
+        check_plotting("--plot, which draws a picture,")
+    reference, reward = build_pair(request.reference, request.reward, request.options, Sample())
+    ledger = Ledger()
+
+    def draw(model: Model, n: int, seed: int, against: Model | None) -> list[Sampled]:
+        with progress_bar(model.name, len(prompts), quiet=request.quiet) as meter:
+            return sample(
+                prompts,
+                model,
+                reward,
+                n,
+                against=against,
+                seed=seed,
+                sampling=request.sampling,
+                ledger=ledger,
+                progress=meter,
+                through=meter.advance,
+            )
+
+    known = draw(reference, theirs, request.seed + 1, None)
+    found: dict[str, Judgement] = {}
+    given = {key: value for key, value in request.options.items() if value is not None}
+    for spec in request.models:
+        model = build_model(spec, **given)
+        _comparable(model, reference)
+        found[spec] = judge(draw(model, request.samples, request.seed, reference), known, use, rival)
+    remark(summary(ledger.usage))
+    curve = [
+        (kl_bound(n), float(np.mean([used_reward(s.rewards, Use(n)) for s in known])), n) for n in CURVE if n <= theirs
+    ]
+    if request.plot is not None:
+        draw_pareto(found, curve, use, Path(request.plot))
+    if request.as_json:
+        lines = [plain({"model": spec, "procedure": use.name, **_plain(one)}) for spec, one in found.items()]
+        sys.stdout.write(json.dumps(lines[0] if len(lines) == 1 else lines, ensure_ascii=False) + "\n")
+        return
+    _show(found, use, request)
+
+
+def _mean_best(known: Sequence[Sampled], n: int) -> float:
+    """The mean reward of best-of-n, over prompts that have n scored responses; NaN if none has."""
+    best = [used_reward(s.rewards, Use(n)) for s in known if len(s.rewards) >= n]
+    return float(np.mean(best)) if best else math.nan
+
+
+def _comparable(model: Model, reference: Model) -> None:
+    """Raise MismatchError for models of different tokens: one cannot tell how likely the other's responses are."""
+    codecs = [getattr(one, "codec", None) for one in (model, reference)]
+    prints = [getattr(codec, "fingerprint", None) for codec in codecs]
+    if prints[0] is None or prints[0] != prints[1]:
+        raise MismatchError(
+            f"the model {model.name} has another tokenizer or chat template than {reference.name}",
+            hint="Give as --reference the model that it was tuned from.",
+        )
+
+
+def _plain(one: Judgement) -> dict[str, Any]:
+    return {key: value._asdict() if isinstance(value, Interval) else value for key, value in vars(one).items()}
+
+
+def _show(found: Mapping[str, Judgement], use: Use, request: EvaluateRequest) -> None:
+    grid = Table("", *found)
+    first = next(iter(found.values()))
+    rows = {
+        f"reward ({_mean(first.reference)} before, {_mean(first.best)} by {use.name})": "reward",
+        f"share of the gain by {use.name}": "share",
+        "win rate of one draw": "win_rate",
+        f"win rate, {use.name}": "used_win_rate",
+        "KL, nats": "kl",
+    }
+    if use == Use():
+        del rows[f"share of the gain by {use.name}"], rows[f"win rate, {use.name}"]
+    for label, name in rows.items():
+        grid.add_row(label, *(_interval(getattr(one, name)) for one in found.values()))
+    screen().print(grid)
+    remark(f"{first.prompts} prompts, {first.samples} responses each; 95 % intervals over prompts.")
+
+
+def _mean(interval: Interval) -> str:
+    return f"{interval.mean:.3g}"
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.mean:.3f} ({interval.low:.3f} to {interval.high:.3f})"
