@@ -6,7 +6,7 @@ import torch
 
 from italic.laws.inference_aware import exponential, identity, log
 from italic.laws.procedures import plain
-from italic.train.tuning.losses import SFT_WEIGHT, bonbon_loss, qrpo_loss, tilting_loss
+from italic.train.tuning.losses import SFT_WEIGHT, Batch, bonbon_loss, qrpo_loss, tilting_loss
 from italic.train.tuning.objective import Objective
 
 LETTERS, BETA = 3, 0.7
@@ -49,7 +49,7 @@ def estimates(logits, known, worth):
         value = torch.where(first > 0, worth[first, second], worth[0, 0])
         others = (value.sum() - value) / (ROWS - 1)
         drawn = torch.stack([first, second], dim=1)
-        loss, _ = tilting_loss(laws(free, first), laws(known, first), drawn, mask, value - others, BETA)
+        loss, _ = tilting_loss(laws(free, first), laws(known, first), Batch(drawn, mask, value - others), BETA)
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, free)]).double().numpy())
     return np.array(found)
 
@@ -81,7 +81,8 @@ def test_the_divergence_is_exact() -> None:
     first = torch.tensor([0, 1, 2])
     mask = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
     drawn = torch.stack([first, torch.zeros(3, dtype=torch.long)], dim=1)
-    _, divergence = tilting_loss(laws(logits, first), laws(known, first), drawn, mask, torch.zeros(3), 1.0)
+    batch = Batch(drawn, mask, torch.zeros(3))
+    _, divergence = tilting_loss(laws(logits, first), laws(known, first), batch, 1.0)
     by_hand = []
     for row in range(3):
         steps = [(logits[0], known[0]), (logits[1][row], known[1][row])][: 1 + (row > 0)]

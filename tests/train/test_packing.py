@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from italic.train.tuning.packing import LONGEST, pack
+from italic.train.tuning.packing import LONGEST, ask, pack
 from tiny_decoders import decoder
 
 SIZES = ((5, (3, 9, 1)), (2, (9, 4)), (7, (2, 2, 6, 8)))
@@ -38,23 +38,17 @@ def alone(network, prompts, known, responses, there):
     return found
 
 
-def together(network, prompts, known, responses, there):
-    packed = pack(prompts, known, responses, there, torch.float32)
-    logits = network(
-        input_ids=packed.ids,
-        attention_mask=packed.mask,
-        position_ids=packed.positions,
-        logits_to_keep=packed.keep,
-        use_cache=False,
-    ).logits[:, -packed.keep :]
-    laws = logits.log_softmax(2).flatten(0, 1)[packed.place]
+def together(network, prompts, known, responses, there, packed):
+    asked = ask(prompts, known, responses, there, torch.float32, packed=packed)
+    laws = asked.pick(network(**asked.inputs, use_cache=False).logits).log_softmax(2)
     return laws.gather(2, responses[..., None])[..., 0] * there
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "qwen3", "gemma"])
-def test_a_packed_row_is_as_good_as_a_row_alone(kind) -> None:
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "row by row"])
+def test_a_packed_row_is_as_good_as_a_row_alone(kind, packed) -> None:
     network, rows = decoder(kind), batch()
-    one, other = alone(network, *rows), together(network, *rows)
+    one, other = alone(network, *rows), together(network, *rows, packed)
     assert torch.allclose(one, other, atol=2e-4)
     gradients = []
     for found in (one, other):
@@ -72,9 +66,9 @@ def test_a_prompt_goes_through_once() -> None:
 
 
 def test_rows_that_would_be_too_long_are_left_alone() -> None:
-    prompts, known, responses, there = batch()
-    wide = (len(responses), LONGEST // 4)
-    assert (
-        pack(prompts, known, torch.ones(wide, dtype=torch.long), torch.ones(wide, dtype=torch.long), torch.float32)
-        is None
-    )
+    prompts, known, responses, _ = batch()
+    long = torch.ones((len(responses), LONGEST // 4), dtype=torch.long)
+    assert pack(prompts, known, long, long, torch.float32) is None
+    asked = ask(prompts, known, long, long, torch.float32, packed=True)
+    assert asked.place is None
+    assert asked.inputs["input_ids"].shape == (len(long), 7 + LONGEST // 4)

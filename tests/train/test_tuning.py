@@ -20,18 +20,8 @@ def letters(prompts, completions, **_):
     return [sum({"a": 1.0, "b": 0.3, "c": -0.4, "d": -1.0}[c] for c in text) + 0.01 * len(text) for text in completions]
 """
 FEW = (
-    "--steps",
-    "6",
-    "--prompts-per-step",
-    "2",
-    "--group",
-    "4",
-    "--rate",
-    "0.01",
-    "--warmup",
-    "0",
-    "--save-every",
-    "2",
+    *("--steps", "6", "--prompts-per-step", "2", "--group", "4"),
+    *("--rate", "0.01", "--warmup", "0", "--save-every", "2"),
 )
 ENOUGH = ("--steps", "60", "--prompts-per-step", "4", "--group", "8", "--rate", "0.004", "--warmup", "4")
 
@@ -117,9 +107,7 @@ def test_beta_is_led_to_the_divergence_that_is_asked_for(place, tmp_path) -> Non
     assert report["kl_expected"] == 0.4
 
 
-@pytest.mark.parametrize(
-    "goal", [("vbon", "--n", "4", "--trainer", "qrpo"), ("bonbon", "--n", "4")], ids=lambda g: g[0]
-)
+@pytest.mark.parametrize("goal", [("vbon", "--n", "4", "--trainer", "qrpo"), ("bonbon", "--n", "4")])
 def test_the_offline_trainers_learn_without_rollouts(place, tmp_path, goal) -> None:
     done, report = train(place, tmp_path / "out", goal=goal, steps=ENOUGH)
     assert done == 0
@@ -209,7 +197,7 @@ GOALS = {
     "procedure": (("infalign", "--procedure", "median"), "there is no procedure 'median'"),
     "transform": (("infalign", "--transform", "cube"), "there is no transform 'cube'"),
     "raw offline": (("infalign", "--transform", "raw", "--trainer", "qrpo"), "no known normaliser"),
-    "too few": (
+    "few": (
         ("infalign", "--procedure", "best-of-n:n=64", "--kl", "2.5"),
         "64 reference rewards a prompt are too few",
     ),
@@ -249,9 +237,8 @@ def test_a_stale_calibration_is_refused(place, tmp_path, capsys) -> None:
     assert "1 of 2 prompts are not in the calibration" in capsys.readouterr().err
     before = (place / "model" / "model.safetensors").read_bytes()
     try:
-        (place / "model" / "model.safetensors").write_bytes(
-            (place / "model" / "later" / "model.safetensors").read_bytes()
-        )
+        later = (place / "model" / "later" / "model.safetensors").read_bytes()
+        (place / "model" / "model.safetensors").write_bytes(later)
         assert run(*words, *pair(place), "--out", tmp_path / "c") == 2
         said = capsys.readouterr().err
         assert "the calibration is stale: response" in said

@@ -19,7 +19,7 @@ from italic.core.protocols import Embedded, Fanned, Grown, Weighed
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
 from italic.models.transformers.codec import TokenizerCodec
-from italic.models.transformers.cpu import restore
+from italic.models.transformers.cpu import quicken, restore
 from italic.models.transformers.fan import fan
 from italic.models.transformers.features import Features
 from italic.models.transformers.fit import context, why_plain
@@ -105,10 +105,14 @@ class TransformersModel:
     def loosen(self) -> Any:
         """The network itself, its weights laid out as PyTorch expects, so that they can be trained and saved.
 
-        The model goes on working; call `forget` whenever the weights have changed.
+        The model goes on working; call `forget` whenever the weights have changed, and `tighten` to decode faster.
         """
         restore(self.network.decoder)
         return self.network.decoder
+
+    def tighten(self) -> None:
+        """Lay the weights out for decoding again, as they were when the model was loaded (see `cpu`)."""
+        quicken(self.network.decoder)
 
     def start(self, prompt: Prompt, seeds: Seeds, sampling: Sampling) -> TextDrafts:
         """One empty draft a seed. Raises InputError if the prompt cannot be rendered or does not fit the context."""

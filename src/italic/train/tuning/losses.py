@@ -6,7 +6,7 @@ B rows, L the longest response, V the vocabulary; P prompts with a group of resp
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -19,21 +19,29 @@ SFT_WEIGHT = 0.005
 """The share of imitation in BoNBoN's loss, as in its paper."""
 
 
-def tilting_loss(
-    logps: Tensor, known: Tensor, tokens: Tensor, mask: Tensor, advantages: Tensor, beta: float
-) -> tuple[Tensor, Tensor]:
-    """The loss of rollouts of the policy itself, and the divergence of each, [B], nats.
-
-    logps, known: [B, L, V], log-probabilities of every next token under the policy and the reference; tokens, mask:
-    [B, L], those drawn and where there are any; advantages: [B], of whole rollouts, each less a mean over others. Its
-    gradient is, in the mean, that of beta KL(pi || p) - E[worth] (see `online`).
+class Batch(NamedTuple):
+    """Rollouts of the policy itself. tokens, mask: [B, L], those drawn, and 1.0 where there are any. advantages: [B],
+    the worth of each less the mean of the others of its prompt.
     """
+
+    tokens: Tensor
+    mask: Tensor
+    advantages: Tensor
+
+
+def tilting_loss(logps: Tensor, known: Tensor, batch: Batch, beta: float) -> tuple[Tensor, Tensor]:
+    """The loss of rollouts, and the divergence of each, [B], nats.
+
+    logps, known: [B, L, V], log-probabilities of every next token under the policy and the reference. The gradient is,
+    in the mean, that of beta KL(pi || p) - E[worth] (see `online`).
+    """
+    mask = batch.mask
     divergence = (logps.exp() * (logps - known)).sum(dim=2) * mask
     cost = divergence.detach()
     later = cost.flip(1).cumsum(1).flip(1) - cost
     others = (later.sum(dim=0) - later) / max(len(later) - 1, 1)
-    gains = advantages[:, None] - beta * (later - others)
-    drawn = logps.gather(2, tokens[..., None])[..., 0]
+    drawn = logps.gather(2, batch.tokens[..., None])[..., 0]
+    gains = batch.advantages[:, None] - beta * (later - others)
     return ((beta * divergence - gains * drawn) * mask).sum(dim=1).mean(), cost.sum(dim=1)
 
 

@@ -33,14 +33,14 @@ from italic.core.keys import Key
 from italic.core.prompt import Prompt
 from italic.core.sampling import Sampling
 from italic.train.tuning.common import adapters, asking, check_options, common, hushed, latest, order
-from italic.train.tuning.losses import log_laws, tilting_loss
-from italic.train.tuning.packing import pack
+from italic.train.tuning.losses import Batch, log_laws, tilting_loss
+from italic.train.tuning.packing import Asked, ask
 from italic.train.tuning.rollouts import Rollouts
 from italic.train.tuning.settings import Tuning
 from italic.train.tuning.signal import Signal
 
-HOLD = 0.5
-"""Beta stays what it is for this share of the steps; then it is led by the measured divergence."""
+ABOVE, DESCENT = 8.0, 0.5
+"""How many times too large beta begins, and for which share of the steps; then it is led by the measured divergence."""
 GAIN = 0.05
 """How much log beta moves in a step, for a divergence off by its own size."""
 MEMORY = 0.9
@@ -78,44 +78,31 @@ class ExactDivergence(trl.RLOOTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """The loss of one batch, whose gradient estimates that of the objective without bias, on policy."""
-        asked = self._asked(inputs)
-        logps = self._logps(model, *asked)
+        parts = [inputs[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")]
+        asked = ask(*parts, self.model.dtype, packed=self._packed)
+        logps = self._laws(model, asked)
         with torch.no_grad():
-            known = self._logps(self._reference, *asked)
-        tokens, mask = inputs["completion_ids"], inputs["completion_mask"].float()
-        loss, divergence = tilting_loss(logps, known, tokens, mask, inputs["advantages"], self.strength)
+            known = self._laws(self._reference, asked)
+        batch = Batch(parts[2], parts[3].float(), inputs["advantages"])
+        loss, divergence = tilting_loss(logps, known, batch, self.strength)
         self._metrics["train"]["kl_sequence"].append(self.accelerator.gather(divergence).mean().item())
         return loss
 
-    def _asked(self, inputs: Any) -> tuple[dict[str, Any], Tensor | None]:
-        """What the networks are asked for a batch, and where the logits of each row are found; None: in its row."""
-        parts = [inputs[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")]
-        packed = pack(*parts, self.model.dtype) if self._packed else None
-        if packed is not None:
-            named = {"input_ids": packed.ids, "attention_mask": packed.mask, "position_ids": packed.positions}
-            return {**named, "logits_to_keep": packed.keep}, packed.place
-        mask = torch.cat([parts[1], parts[3]], dim=1)
-        named = {
-            "input_ids": torch.cat([parts[0], parts[2]], dim=1),
-            "attention_mask": mask,
-            "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
-        }
-        return {**named, "logits_to_keep": parts[2].shape[1] + 1}, None
-
-    def _logps(self, model: Any, asked: dict[str, Any], place: Tensor | None) -> Tensor:
+    def _laws(self, model: Any, asked: Asked) -> Tensor:
         """Log-probabilities of every next token of the completions: [B, L, V]."""
-        logits = model(**asked, use_cache=False).logits[:, -asked["logits_to_keep"] :]
-        logps = log_laws(logits, self.temperature)
-        return logps[:, :-1] if place is None else logps.flatten(0, 1)[place]
+        return log_laws(asked.pick(model(**asked.inputs, use_cache=False).logits), self.temperature)
 
 
 class Leader(TrainerCallback):
-    """Tells the rollouts the step, and leads beta to the divergence that is asked for.
+    """Tells the rollouts the step, lets beta down to what it is to be, and leads it to the divergence asked for.
 
-    Its state is in the log, step by step, from where a resumed run takes it.
+    Beta begins `ABOVE` times as large and falls evenly in its logarithm for the share `DESCENT` of the steps: so the
+    policy passes through the optima of larger betas, instead of running far from the reference at first by what pays
+    least and having to come back. What it knows is in the log, step by step, from where a resumed run takes it.
     """
 
-    def __init__(self, trainer: Any, rollouts: Rollouts, target: float | None) -> None:
+    def __init__(self, trainer: Any, rollouts: Rollouts, beta: float, target: float | None) -> None:
+        self.beta = beta
         self.target = target
         self.kl = math.nan
         self._trainer = trainer
@@ -123,21 +110,23 @@ class Leader(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.log_history:
-            self.kl, self._trainer.strength = (state.log_history[-1][name] for name in ("kl_mean", "beta_next"))
+            self.kl, self.beta = (state.log_history[-1][name] for name in ("kl_mean", "beta_next"))
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._rollouts.step = state.global_step
+        left = max(0.0, 1 - state.global_step / (DESCENT * state.max_steps))
+        self._trainer.strength = self.beta * ABOVE**left
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
         if logs is None or "kl_sequence" not in logs:
             return
-        now, beta = logs["kl_sequence"], self._trainer.strength
+        now = logs["kl_sequence"]
         self.kl = now if math.isnan(self.kl) else MEMORY * self.kl + (1 - MEMORY) * now
-        if self.target is not None and state.global_step >= HOLD * state.max_steps:
-            self._trainer.strength *= math.exp(GAIN * float(np.clip(self.kl / self.target - 1, -1, 1)))
-        found = {"beta": beta, "kl_mean": self.kl, "beta_next": self._trainer.strength}
+        if self.target is not None and state.global_step >= DESCENT * state.max_steps:
+            self.beta *= math.exp(GAIN * float(np.clip(self.kl / self.target - 1, -1, 1)))
+        found = {"beta": self._trainer.strength, "kl_mean": self.kl, "beta_next": self.beta}
         logs.update(found)
         state.log_history[-1].update(found)
 
@@ -155,8 +144,9 @@ def rloo(
 ) -> list[dict[str, float]]:
     """Tune the model in place and return the log, one entry a step. Goes on from a checkpoint if there is one.
 
-    prompts: those of the signal. beta: of the divergence, in units of the signal. target: the divergence that beta is
-    led to, nats, None to leave beta as it is. Raises UsageError for an option that TRL does not have.
+    prompts: those of the signal. beta: of the divergence, in units of the signal.
+    target: the divergence that beta is led to, nats, None to leave beta as it is. Raises UsageError for an
+    option that TRL does not have, or that is not free here.
     """
     decoder = model.loosen()
     tokenizer = _padding(copy.deepcopy(model.tokenizer))
@@ -175,7 +165,7 @@ def rloo(
             peft_config=adapters(tuning.lora),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.callback_handler.callbacks.insert(0, Leader(trainer, rollouts, target))
+        trainer.callback_handler.callbacks.insert(0, Leader(trainer, rollouts, beta, target))
         decoder.generate = rollouts
         try:
             trainer.train(resume_from_checkpoint=latest(folder))
@@ -229,12 +219,12 @@ def _configuration(tuning: Tuning, sampling: Sampling, folder: Path, on_cpu: boo
 def _schedule(prompts: Sequence[Prompt], codec: Any, tokenizer: Any, tuning: Tuning) -> Dataset:
     """All prompts of all steps, in order. Raises UsageError if TRL would ask another question than Italic does."""
     asked = [asking(prompt, codec) for prompt in prompts]
-    for prompt, ask in zip(prompts, asked, strict=True):
-        plain = isinstance(ask, str)
+    for prompt, words in zip(prompts, asked, strict=True):
+        plain = isinstance(words, str)
         told = (
-            tokenizer(ask)
+            tokenizer(words)
             if plain
-            else tokenizer.apply_chat_template(ask, add_generation_prompt=True, return_dict=True)
+            else tokenizer.apply_chat_template(words, add_generation_prompt=True, return_dict=True)
         )
         if list(told["input_ids"]) != codec.encode(prompt).tolist():
             raise UsageError(

@@ -9,7 +9,7 @@ is the prompt's share of the tokens, forwards and backwards; what it costs is at
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,3 +72,31 @@ def pack(prompts: Tensor, known: Tensor, responses: Tensor, there: Tensor, dtype
     seen = (causal & same & (owner[:, None, :] >= 0)) | torch.eye(longest, dtype=torch.bool, device=ids.device)
     mask = torch.zeros(seen.shape, dtype=dtype, device=ids.device).masked_fill_(~seen, torch.finfo(dtype).min)
     return Packed(ids, positions, mask[:, None], keep, place)
+
+
+class Asked(NamedTuple):
+    """What a network is asked for a batch, and where its answers are."""
+
+    inputs: dict[str, Any]
+    place: Tensor | None
+
+    def pick(self, found: Tensor) -> Tensor:
+        """Of what stands at the network's last positions, [G, S, X], what is before each response token: [B, L, X]."""
+        last = found[:, -self.inputs["logits_to_keep"] :]
+        return last[:, :-1] if self.place is None else last.flatten(0, 1)[self.place]
+
+
+def ask(prompts: Tensor, known: Tensor, responses: Tensor, there: Tensor, dtype: torch.dtype, *, packed: bool) -> Asked:
+    """How to ask a network for responses: see `pack`; row by row if not `packed`, or if that would be too long."""
+    found = pack(prompts, known, responses, there, dtype) if packed else None
+    if found is not None:
+        named = {"input_ids": found.ids, "attention_mask": found.mask, "position_ids": found.positions}
+        return Asked({**named, "logits_to_keep": found.keep}, found.place)
+    mask = torch.cat([known, there], dim=1)
+    inputs = {
+        "input_ids": torch.cat([prompts, responses], dim=1),
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
+        "logits_to_keep": responses.shape[1] + 1,
+    }
+    return Asked(inputs, None)
