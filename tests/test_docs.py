@@ -83,7 +83,11 @@ def test_the_command_lines_of_the_documents_are_understood() -> None:
     assert {words[1] for words in typed} >= {"demo", "generate", "methods", "doctor", "cite"}
     for words in typed:
         assert words[1] in commands, words
-        options = {o for p in commands[words[1]].params for o in getattr(p, "opts", [])}
+        command = commands[words[1]]
+        if hasattr(command, "commands"):
+            assert words[2] in command.commands, words
+            command = command.commands[words[2]]
+        options = {o for p in command.params for o in getattr(p, "opts", [])}
         unknown = {w for w in words[2:] if re.match(r"--?[a-zA-Z]", w)} - options
         assert not unknown, f"italic {words[1]} has no {unknown}"
 

@@ -59,7 +59,9 @@ def pair(folder):
 
 
 def train(folder, out, *words, goal=("vbon", "--n", "4"), steps=FEW):
-    """The exit code of `italic train`, and the report."""
+    """The exit code of `italic train`, and the report. Bonbon's n is its group."""
+    if goal[0] == "bonbon":
+        steps = [word for i, word in enumerate(steps) if "--group" not in steps[max(i - 1, 0) : i + 1]]
     done = run(
         "train", goal[0], folder / "prompts.jsonl", *goal[1:], *pair(folder),
         "--calibration", folder / "known.parquet", "--out", out, *steps, *words, "--quiet", "--json",
@@ -100,7 +102,7 @@ def test_one_draw_comes_to_be_as_good_as_the_best_of_four(place, tmp_path) -> No
 
 def test_beta_is_led_to_the_divergence_that_is_asked_for(place, tmp_path) -> None:
     goal = ("infalign", "--procedure", "best-of-n:n=2", "--kl", "0.4")
-    steps = ("--steps", "120", *ENOUGH[2:])
+    steps = ("--steps", "160", *ENOUGH[2:6], "--rate", "0.01", "--warmup", "4")
     done, report = train(place, tmp_path / "out", goal=goal, steps=steps)
     assert done == 0
     assert report["kl"] == pytest.approx(0.4, rel=0.2)
@@ -197,12 +199,7 @@ GOALS = {
     "procedure": (("infalign", "--procedure", "median"), "there is no procedure 'median'"),
     "transform": (("infalign", "--transform", "cube"), "there is no transform 'cube'"),
     "raw offline": (("infalign", "--transform", "raw", "--trainer", "qrpo"), "no known normaliser"),
-    "few": (
-        ("infalign", "--procedure", "best-of-n:n=64", "--kl", "2.5"),
-        "64 reference rewards a prompt are too few",
-    ),
     "raw kl": (("infalign", "--transform", "raw", "--kl", "4"), "--kl 4 on the raw reward"),
-    "group of responses": (("vbon", "--trainer", "qrpo", "--group", "65"), "64 scored responses to a prompt"),
 }
 
 
@@ -211,6 +208,24 @@ def test_a_goal_out_of_reach_is_refused(place, tmp_path, capsys, name) -> None:
     goal, why = GOALS[name]
     assert train(place, tmp_path / "out", goal=goal)[0] == 2
     assert why in capsys.readouterr().err
+
+
+def test_a_group_larger_than_what_there_is_to_learn_from_is_refused(place, tmp_path, capsys) -> None:
+    assert train(place, tmp_path / "out", "--trainer", "qrpo", "--group", "65")[0] == 2
+    assert "64 scored responses to a prompt" in capsys.readouterr().err
+
+
+def test_too_few_references_are_refused(place, tmp_path, capsys) -> None:
+    words = ("--samples", "4", "--max-tokens", "6", "--lengths", "none", "--quiet")
+    assert run("calibrate", place / "prompts.jsonl", *pair(place), *words, "--out", tmp_path / "few.parquet") == 0
+    words = ("infalign", place / "prompts.jsonl", *pair(place), "--calibration", tmp_path / "few.parquet", *FEW)
+    assert run("train", *words, "--kl", "1", "--out", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "4 reference rewards a prompt are too few for fixed point for best-of-4" in said
+    assert "the win rate would be 0.833 instead of 0.941" in said
+    assert "--samples 64 loses less than 0.02" in said
+    assert run("train", *words, "--kl", "2.5", "--out", tmp_path / "out") == 2
+    assert "4 reference rewards reach more than 1e-08, less than 2.083" in capsys.readouterr().err
 
 
 def test_few_references_are_warned_about(place, tmp_path, capsys) -> None:

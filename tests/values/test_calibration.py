@@ -99,7 +99,7 @@ def test_what_is_missing_is_null_in_the_file(tmp_path):
     assert row["rewards"] == [None, 1.0, 2.0, -np.inf]
     assert row["prompt_reward"] is None
     about = json.loads(table.schema.metadata[KEY])
-    assert about["format"] == 1
+    assert about["format"] == 2
     assert about["sampling"] == asdict(found.sampling) | {"stop": ["\n"]}
     assert (about["model"], about["reward"], about["seed"], about["samples"]) == ("toy", "toy:seed=1", 3, 4)
     assert about["lengths"] == list(LENGTHS)
@@ -353,7 +353,7 @@ def about(path, change):
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (lambda s: s.update(format=2), "another format"),
+        (lambda s: s.update(format=3), "another format"),
         (lambda s: s.pop("format"), "format"),
         (lambda s: s.pop("seed"), "seed"),
         (lambda s: s.update(more=1), "more"),

@@ -6,7 +6,8 @@
         log.jsonl                                           the figures of every step
         checkpoints/                                        while it is under way
 
-`tuning.json` is there from the start, without a report: that is how a run is known again and gone on with.
+`tuning.json` is there from the start, without a report: that is how a run is known again and gone on with. A run that
+was refused before its first checkpoint binds nobody.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ def open_folder(folder: Path, settings: Mapping[str, Any], *, overwrite: bool = 
     except (ValueError, KeyError, AttributeError) as failure:
         raise RecordError(f"{file} cannot be read: {failure}", hint="Give another --out, or --overwrite.") from failure
     others = differences(there, wanted)
+    if report is None and not (folder / CHECKPOINTS).is_dir():
+        _write(file, {**wanted, "report": None})
+        return Found(None, False)
     if others:
         raise UsageError(
             f"{folder} is another run ({'; '.join(others)})",

@@ -110,16 +110,16 @@ def offline(
     """
     check_options(tuning.options, transformers.TrainingArguments, frozenset({"train_sampling_strategy"}))
     network = decoder = model.loosen()
-    if tuning.lora:
-        from peft import get_peft_model
-
-        network = get_peft_model(decoder, adapters(tuning.lora))
     settings = {
         **common(tuning, folder, decoder.device.type == "cpu"),
         "per_device_train_batch_size": tuning.prompts,
         "train_sampling_strategy": "sequential",
     }
     with hushed():
+        if tuning.lora:
+            from peft import get_peft_model
+
+            network = get_peft_model(decoder, adapters(tuning.lora))
         trainer = OfflineTrainer(
             loss=loss,
             temperature=temperature,
