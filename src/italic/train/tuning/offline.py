@@ -119,6 +119,7 @@ def offline(
         if tuning.lora:
             from peft import get_peft_model
 
+            transformers.set_seed(tuning.seed)  # the adapters begin at random
             network = get_peft_model(decoder, adapters(tuning.lora))
         trainer = OfflineTrainer(
             loss=loss,
