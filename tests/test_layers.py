@@ -30,6 +30,7 @@ BELOW = {
     "testing": {"core", "laws", "run", "methods", "models.toy", "rewards.toy"},
     "serve": {"*"},
     "cli": {"*"},
+    "__main__": {"*"},
     "italic": {"*"},
 }
 """What each package may import besides itself; `italic` is the package's own `__init__`."""

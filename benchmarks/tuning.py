@@ -1,0 +1,183 @@
+"""What tuning is worth: variational best-of-8 and InfAlign beside their rivals, on the bundled model and sentiment.
+
+`python benchmarks/tuning.py` prints what was measured; `--run NAME ...` (or `--run all`) tunes and measures anew, a
+configuration at a time, into build/tuning, and writes the table; `--plot pareto.png` draws it. Responses have at most
+32 tokens. Training: 512 short requests (benchmarks/prompts), 32 reference responses each. Judged on the 173 bundled
+held-out prompts of at most 40 tokens, which are no training prompts: 32 responses of each tuned model and 64 of the
+reference to every prompt. Intervals: 95 %, over prompts. Two cores; `minutes` are those of `italic train`, the
+reference responses (drawn once, `minutes` of "calibrate") not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from italic.cli.pareto import draw_pareto
+from italic.core.sampling import Sampling
+from italic.core.spec import build_model, build_reward
+from italic.evaluate.tuned import Judgement, Sampled, Use, judge, sample, used_reward
+from italic.laws.best_of_n import kl_bound
+from italic.laws.statistics import Interval
+from italic.models.transformers import load
+from italic.run.inputs import read_prompts
+from italic.run.record import plain
+
+HERE = Path(__file__).parent
+TABLE = HERE / "tables" / "tuning.json"
+PROMPTS = HERE / "prompts" / "tuning.jsonl"
+HELD_OUT = HERE.parent / "src" / "italic" / "bundled" / "prompts" / "heldout.jsonl"
+WORK = Path("build/tuning")
+REWARD = "demo:sentiment"
+SAMPLING = Sampling(max_tokens=32)
+LONGEST, REFERENCES, POLICY, REFERENCE = 40, 32, 32, 64
+"""Tokens of a held-out prompt; reference responses a prompt to train with; responses a prompt to judge with."""
+
+ONLINE = ("--steps", "460", "--prompts-per-step", "16", "--group", "8", "--rate", "1e-4", "--rows", "128")
+OFFLINE = ("--steps", "460", "--prompts-per-step", "16", "--rate", "1e-4")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What is typed after `italic train`, and how the model is used afterwards."""
+
+    words: tuple[str, ...]
+    use: Use
+
+
+def vbon(seed: int) -> Configuration:
+    """Variational best-of-8."""
+    return Configuration(("vbon", "--n", "8", "--kl", "1.3", "--seed", str(seed), *ONLINE), Use(8))
+
+
+def infalign(procedure: str, transform: str, kl: float, use: Use) -> Configuration:
+    """Calibrate-and-transform, or the raw reward, at a divergence."""
+    aim = ("--procedure", procedure, "--transform", transform, "--kl", f"{kl:g}")
+    return Configuration(("infalign", *aim, *ONLINE), use)
+
+
+BEST, WORST = "best-of-n:n=4", "worst-of-n:n=4"
+CONFIGURATIONS = {
+    "vbon seed 0": vbon(0),
+    "vbon seed 1": vbon(1),
+    "vbon seed 2": vbon(2),
+    "raw reward": infalign("sample", "raw", 1.3, Use(8)),
+    "qrpo": Configuration(("vbon", "--n", "8", "--trainer", "qrpo", "--group", "8", *OFFLINE), Use(8)),
+    "bonbon": Configuration(("bonbon", "--n", "8", *OFFLINE), Use(8)),
+    "best-of-4: fixed point": infalign(BEST, "fixed-point", 1.0, Use(4)),
+    "best-of-4: identity": infalign(BEST, "identity", 1.0, Use(4)),
+    "best-of-4: raw reward": infalign(BEST, "raw", 1.0, Use(4)),
+    "worst-of-4: fixed point": infalign(WORST, "fixed-point", 1.0, Use(4, worst=True)),
+}
+ALSO = {"best-of-4: identity": "worst-of-4: identity", "best-of-4: raw reward": "worst-of-4: raw reward"}
+"""Models that do not depend on the procedure, and so are judged by both."""
+
+
+def calibrate() -> float:
+    """Draw the reference responses, if they are not there; the minutes it took, or takes by the table."""
+    file = WORK / "reference.parquet"
+    began = time.monotonic()
+    if file.exists():
+        return float(read().get("calibrate", {}).get("minutes", float("nan")))
+    words = ("--samples", str(REFERENCES), "--lengths", "none", "--max-tokens", str(SAMPLING.max_tokens))
+    italic("calibrate", str(PROMPTS), *words, "--reward", REWARD, "--rows", "128", "--out", str(file))
+    return (time.monotonic() - began) / 60
+
+
+def italic(*words: str) -> None:
+    """Run the command line. Raises CalledProcessError."""
+    subprocess.run([sys.executable, "-m", "italic", *words], check=True)
+
+
+def tune(name: str) -> float:
+    """Tune one model, or find it; the minutes it took."""
+    out = WORK / name.replace(" ", "-").replace(":", "")
+    words = ("--calibration", str(WORK / "reference.parquet"), "--reward", REWARD, "--out", str(out))
+    kind, *rest = CONFIGURATIONS[name].words
+    italic("train", kind, str(PROMPTS), *rest, *words)
+    return float(json.loads((out / "tuning.json").read_text())["report"]["seconds"]) / 60
+
+
+def measure(names: list[str]) -> None:
+    """Tune and judge, and write each result as soon as it is there."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    table = read()
+    table["calibrate"] = {"minutes": calibrate()}
+    reference, reward = load(rows=128), build_reward(REWARD)
+    held = [p for p in read_prompts(str(HELD_OUT)).good if len(reference.codec.encode(p)) <= LONGEST]
+    known = sample(held, reference, reward, REFERENCE, seed=1, sampling=SAMPLING)
+    table["curve"] = [[kl_bound(n), mean_best(known, n), n] for n in (1, 2, 4, 8, 16, 32)]
+    for name in names:
+        minutes = tune(name)
+        model: Any = build_model(str(WORK / name.replace(" ", "-").replace(":", "")), rows=128)
+        drawn = sample(held, model, reward, POLICY, against=reference, seed=2, sampling=SAMPLING)
+        use = CONFIGURATIONS[name].use
+        table[name] = line(judge(drawn, known, use), minutes)
+        if name in ALSO:
+            table[ALSO[name]] = line(judge(drawn, known, Use(use.n, worst=not use.worst)), minutes)
+        TABLE.write_text(json.dumps(table, indent=1) + "\n")
+        show({name: table[name]})
+
+
+def mean_best(known: list[Sampled], n: int) -> float:
+    """The mean reward of best-of-n of the reference."""
+    return float(np.mean([used_reward(s.rewards, Use(n)) for s in known]))
+
+
+def line(found: Judgement, minutes: float) -> dict[str, Any]:
+    """A line of the table."""
+    return {**plain(vars(found)), "minutes": minutes}
+
+
+def read() -> dict[str, Any]:
+    """The table as it was measured."""
+    return dict(json.loads(TABLE.read_text())) if TABLE.exists() else {}
+
+
+def show(table: dict[str, Any]) -> None:
+    """Print lines of the table."""
+    for name, found in table.items():
+        if "kl" in found:
+            figures = [
+                f"{key} {found[key][0]:.3f} ({found[key][1]:.3f} to {found[key][2]:.3f})"
+                for key in ("reward", "share", "win_rate", "used_win_rate", "kl")
+            ]
+            print(f"{name:24s} {'  '.join(figures)}  {found['minutes']:.1f} min", flush=True)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", nargs="+", metavar="NAME", help=f"all, or of {', '.join(CONFIGURATIONS)}")
+    parser.add_argument("--plot", type=Path)
+    arguments = parser.parse_args()
+    names = list(CONFIGURATIONS) if arguments.run == ["all"] else arguments.run or []
+    unknown = set(names) - CONFIGURATIONS.keys()
+    if unknown:
+        parser.error(f"no configuration {', '.join(sorted(unknown))}; there are {', '.join(CONFIGURATIONS)}")
+    if names:
+        measure(names)
+    table = read()
+    show(table)
+    if arguments.plot:
+        models = {name: judgement(found) for name, found in table.items() if name in CONFIGURATIONS}
+        draw_pareto(models, [tuple(point) for point in table["curve"]], Use(8), arguments.plot)
+
+
+def judgement(found: dict[str, Any]) -> Judgement:
+    """A line of the table as it was before it was written."""
+    return Judgement(
+        **{key: Interval(*v) if isinstance(v, list) else v for key, v in found.items() if key != "minutes"}
+    )
+
+
+if __name__ == "__main__":
+    main()
