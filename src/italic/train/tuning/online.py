@@ -41,8 +41,8 @@ from italic.train.tuning.signal import Signal
 
 ABOVE, DESCENT = 8.0, 0.5
 """How many times too large beta begins, and for which share of the steps; then it is led by the measured divergence."""
-GAIN = 0.05
-"""How much log beta moves in a step, for a divergence off by its own size."""
+GAIN, PULL = 0.03, 1.0
+"""How much log beta moves in a step, for a divergence off by its own size; and how much it is off beside that."""
 MEMORY = 0.9
 """Of the running mean of the divergence."""
 
@@ -108,6 +108,10 @@ class Leader(TrainerCallback):
         self._trainer = trainer
         self._rollouts = rollouts
 
+    def _off(self) -> float:
+        """How far the divergence is above its target, in parts, at most 1; 0 without a target."""
+        return 0.0 if self.target is None else float(np.clip(self.kl / self.target - 1, -1, 1))
+
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.log_history:
             self.kl, self.beta = (state.log_history[-1][name] for name in ("kl_mean", "beta_next"))
@@ -115,7 +119,8 @@ class Leader(TrainerCallback):
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._rollouts.step = state.global_step
         left = max(0.0, 1 - state.global_step / (DESCENT * state.max_steps))
-        self._trainer.strength = self.beta * ABOVE**left
+        pull = PULL * self._off() if left == 0 else 0.0
+        self._trainer.strength = self.beta * ABOVE**left * math.exp(pull)
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
@@ -124,8 +129,8 @@ class Leader(TrainerCallback):
             return
         now = logs["kl_sequence"]
         self.kl = now if math.isnan(self.kl) else MEMORY * self.kl + (1 - MEMORY) * now
-        if self.target is not None and state.global_step >= DESCENT * state.max_steps:
-            self.beta *= math.exp(GAIN * float(np.clip(self.kl / self.target - 1, -1, 1)))
+        if state.global_step >= DESCENT * state.max_steps:
+            self.beta *= math.exp(GAIN * self._off())
         found = {"beta": self._trainer.strength, "kl_mean": self.kl, "beta_next": self.beta}
         logs.update(found)
         state.log_history[-1].update(found)
