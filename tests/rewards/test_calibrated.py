@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from calibrations import calibration
 
 from italic.core.errors import ProgramError, RewardError, SpecError, UsageError
 from italic.core.prompt import Prompt
 from italic.core.protocols import Reward, Scored
-from italic.core.sampling import Sampling
 from italic.core.spec import build_reward
 from italic.laws.inference_aware import exponential, fixed_point, log
 from italic.laws.procedures import best_of_n
@@ -16,10 +16,7 @@ from italic.laws.quantile import counts
 from italic.rewards.calibrated import Calibrated
 from italic.rewards.combine import WeightedSum
 from italic.rewards.toy import ToyReward
-from italic.testing import applicable, reward_checks
-from italic.testing.rewards import toy_batches
 from italic.values.calibration import Calibration
-from italic.values.responses import Responses
 
 NAN, INF = np.nan, np.inf
 
@@ -48,28 +45,6 @@ class Given(Fixed):
 
     def score(self, batches):
         return list(self.answers)
-
-
-def calibration(reward="fixed", settings=None, **rewards):
-    """Reference rewards by prompt."""
-
-    def of(prompt, own):
-        n, nothing = len(own), tuple(np.zeros(0, dtype=np.int32) for _ in own)
-        return Responses(
-            prompt=prompt,
-            prompt_reward=0.0,
-            rewards=np.array(own, dtype=np.float64),
-            steps=np.zeros(n, dtype=np.int64),
-            finish=("end",) * n,
-            completions=("",) * n,
-            tokens=nothing,
-            logprobs=np.zeros(n),
-            entropies=tuple(row.astype(np.float32) for row in nothing),
-            partial=np.zeros((0, n)),
-        )
-
-    rows = tuple(of(Prompt(name, text=name), own) for name, own in rewards.items())
-    return Calibration("toy", reward, Sampling(), 3, 5, (), rows, settings or {})
 
 
 KNOWN = calibration(p=[1, 2, 2, 4], q=[10, 20, NAN])
@@ -137,29 +112,6 @@ def test_bad_parameters_are_refused():
             Calibrated(Fixed(), KNOWN, **changes)
     with pytest.raises(UsageError, match="best at one divergence"):
         Calibrated(Fixed(), KNOWN, transform="fixed-point")
-
-
-def toy(**changes):
-    """The toy reward, calibrated on the prompts of the conformance suite."""
-    inner, rng = ToyReward(seed=1), np.random.default_rng(0)
-    known = calibration(inner.name, **{b.prompt.id: rng.normal(size=30) for b in toy_batches()})
-    asked = [
-        r.__class__(**{**vars(r), "prompt": b.prompt}) for r, b in zip(known.responses, toy_batches(), strict=True)
-    ]
-    return Calibrated(inner, Calibration(**{**vars(known), "responses": tuple(asked)}), **changes)
-
-
-CHECKS = applicable(reward_checks, toy())
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda c: c.__name__)
-@pytest.mark.parametrize("changes", [{}, {"transform": "log"}], ids=["identity", "log"])
-def test_conformance(check, changes):
-    check(toy(**changes))
-
-
-def test_what_is_not_checked():
-    assert {c.__name__ for c in set(reward_checks) - set(CHECKS)} == {"unfinished_drafts_have_scores"}
 
 
 @pytest.fixture

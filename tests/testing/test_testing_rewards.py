@@ -20,6 +20,7 @@ from italic.testing import rewards as suite
 
 sys.path.append(str(Path(__file__).parents[1] / "rewards"))
 import tiny
+from calibrations import calibrated_toy
 
 
 def classifier(**options):
@@ -33,6 +34,8 @@ MAKERS = {
     "classifier": classifier,
     "classifier, plain": lambda: classifier(incremental=False),
     "classifier, merged": lambda: classifier(merge=True, batch=3),
+    "calibrated": calibrated_toy,
+    "calibrated, transformed": lambda: calibrated_toy(transform="log"),
     "ensemble": lambda: combine.Ensemble((ToyReward(), ToyReward(seed=1), ToyReward(seed=2)), k=0.5),
     "region": lambda: Region(scale=2.0, below=-1.0),
     "region, the other axis": lambda: Region(above=3.0, axis=1),
