@@ -37,6 +37,8 @@ from italic.values.responses import question
 from italic.values.transforms import RAW, read_procedure, read_transform
 
 CALIBRATION = "calibration.parquet"
+LEAST = 2
+"""Scored responses without which a prompt has nothing to compare with."""
 SAMPLES = 128
 """Reference responses a prompt, if they are drawn for the training: see `laws.quantile` for what fewer cost."""
 
@@ -87,10 +89,10 @@ def run_train(request: TrainRequest) -> None:
         remark(f"{request.out} is through already")
         _show(found.report, request)
         return
-    calibration = _calibration(request, folder, prompts)
+    calibration = _scored(_calibration(request, folder, prompts))
     references = [r.rewards[~np.isnan(r.rewards)] for r in calibration.responses]
     objective = _objective(request.goal, references)
-    few = want_of_references(objective, min(map(len, references)))
+    few = None if request.goal.kind == "bonbon" else want_of_references(objective, min(map(len, references)))
     if few is not None:
         remark(few)
     model, reward = build_pair(request.model, request.reward, request.options, Sample())
@@ -157,7 +159,8 @@ def _objective(goal: Goal, references: Sequence[NDArray[np.float64]]) -> Objecti
     """What to tune to, by the reference rewards of each prompt. Raises UsageError where they are too few for it."""
     k = min(map(len, references))
     if goal.n is not None:
-        return vbon(goal.n, k, goal.kl)
+        aim = vbon(goal.n, k, goal.kl)
+        return aim if goal.kind == "vbon" else replace(aim, name=f"{goal.kind}:n={goal.n}")
     assert goal.procedure is not None
     assert goal.kl is not None
     procedure = read_procedure(goal.procedure)
@@ -213,6 +216,16 @@ def _calibration(request: TrainRequest, folder: Path, prompts: Sequence[Prompt])
             hint="Calibrate on these prompts: italic calibrate PROMPTS --samples 128 --out FILE.",
         )
     return replace(found, responses=responses)
+
+
+def _scored(calibration: Calibration) -> Calibration:
+    """The prompts with rewards to compare with. Raises UsageError if there are none."""
+    kept = tuple(r for r in calibration.responses if np.sum(~np.isnan(r.rewards)) >= LEAST)
+    if not kept:
+        raise UsageError(f"no prompt of the calibration has {LEAST} rewards", hint="Calibrate with more --samples.")
+    if len(kept) < len(calibration.responses):
+        remark(f"left out: {len(calibration.responses) - len(kept)} prompts with fewer than {LEAST} scored responses")
+    return replace(calibration, responses=kept)
 
 
 def _drawn(request: TrainRequest, folder: Path) -> Calibration:

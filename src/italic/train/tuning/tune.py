@@ -42,15 +42,14 @@ def tune(
 ) -> tuple[dict[str, Any], list[dict[str, float]]]:
     """Tune the model in place and save it to the folder; its report, and its log with one entry a step.
 
-    A checkpoint in the folder is gone on from. listen: told step, steps and figures. Raises UsageError for a
-    calibration that is not this pair's or was sampled as no trainer can, RecordError if the model cannot be written.
+    calibration: of this pair, every prompt with two scored responses or more. A checkpoint in the folder is gone on
+    from. listen: told step, steps and figures. Raises UsageError for a calibration that is not this pair's or was
+    sampled as no trainer can, RecordError if the model cannot be written.
     """
     began = time.monotonic()
     check_sampling(calibration)
     spot_check(model, reward, calibration)
-    known = [r for r in calibration.responses if len(_rewards(r)) >= 2]
-    if not known:
-        raise UsageError("no prompt of the calibration has two rewards", hint="Calibrate with more --samples.")
+    known = calibration.responses
     watch = [] if listen is None else [Told(listen)]
     references = [np.sort(_rewards(r)) for r in known]
     prompts = [r.prompt for r in known]

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from italic.core.drafts import END, LENGTH
+from italic.core.errors import RewardError
+from italic.core.keys import Key
+from italic.core.prompt import Prompt
+from italic.core.protocols import Scored
+from italic.core.questions import Extend
+from italic.core.sampling import Sampling
+from italic.train.tuning.objective import raw, vbon
+from italic.train.tuning.rollouts import Rollouts
+from italic.train.tuning.signal import Signal, finished
+from tiny_decoders import model
+
+LAW = Sampling(max_tokens=7, temperature=0.8)
+TEXTS = ("the thing", "an", "the thing")
+"""Rows of a step: two groups, and the first prompt once more."""
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return model("llama")
+
+
+def padded(tiny):
+    rows = [tiny.codec.encode(Prompt(text, text)).tolist() for text in TEXTS for _ in range(2)]
+    width = max(map(len, rows))
+    ids = torch.tensor([[9] * (width - len(row)) + row for row in rows])
+    return ids, torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+
+
+def test_rollouts_are_the_models_own_extensions(tiny) -> None:
+    """Row i has the i-th seed of its step: the same as asking the model for that row alone."""
+    rollouts, (ids, mask) = Rollouts(tiny, LAW, Key(3), pad=0), padded(tiny)
+    rollouts.step = 5
+    found = rollouts(input_ids=ids, attention_mask=mask, generation_config=None)
+    assert torch.equal(found[:, : ids.shape[1]], ids)
+    seeds = Key(3).at("rollouts", 0).at(5).seeds(6)
+    for row in range(6):
+        start = tiny.start(Prompt("p", TEXTS[row // 2]), seeds[[row]], LAW)
+        alone = tiny.extend([Extend(start)])[0].drafts.tokens[0].tolist()
+        assert found[row, ids.shape[1] :].tolist() == alone + [0] * (found.shape[1] - ids.shape[1] - len(alone))
+    rollouts.step = 6
+    assert not torch.equal(found, rollouts(input_ids=ids, attention_mask=mask))
+    other = Rollouts(tiny, LAW, Key(3), pad=0, process=1)
+    other.step = 5
+    assert not torch.equal(found, other(input_ids=ids, attention_mask=mask))
+
+
+def test_rollouts_follow_the_weights_and_leave_the_network_as_it_was(tiny) -> None:
+    rollouts, (ids, mask) = Rollouts(tiny, LAW, Key(0), pad=0), padded(tiny)
+    decoder = tiny.network.decoder
+    decoder.train()
+    before = rollouts(input_ids=ids, attention_mask=mask)
+    assert decoder.training
+    assert all(p.is_contiguous() for p in decoder.parameters())
+    weight = decoder.get_output_embeddings().weight
+    kept = weight.detach().clone()
+    with torch.no_grad():
+        weight.copy_(kept.roll(1, dims=0))
+    assert not torch.equal(before, rollouts(input_ids=ids, attention_mask=mask))
+    with torch.no_grad():
+        weight.copy_(kept)
+    assert torch.equal(before, rollouts(input_ids=ids, attention_mask=mask))
+    decoder.eval()
+
+
+class Lengths:
+    """Rewards a text by its length; some are missing, or infinite."""
+
+    name, needs, partial, deterministic = "lengths", frozenset({"texts"}), False, True
+
+    def __init__(self, missing=(), infinite=()):
+        self.missing, self.infinite = missing, infinite
+
+    def score(self, batches):
+        return [
+            Scored(
+                np.array([-np.inf if len(t) in self.infinite else float(len(t)) for t in b.texts]),
+                np.array([len(t) in self.missing for t in b.texts]),
+            )
+            for b in batches
+        ]
+
+
+def signal(tiny, reward, aim):
+    prompts = [Prompt("a", "the thing"), Prompt("b", "an")]
+    references = [np.array([0.0, 2.0, 4.0, 6.0]), np.array([0.0, 1.0, 1.0, 9.0])]
+    return Signal(tiny, reward, LAW, prompts, references, aim.worth)
+
+
+def completions(tiny, *lengths):
+    letter = tiny.tokenizer.convert_tokens_to_ids("x")
+    return [[letter] * n for n in lengths]
+
+
+def test_a_rollout_is_worth_what_its_own_prompts_references_say(tiny) -> None:
+    aim, told = vbon(3, 4), {}
+    found = signal(tiny, Lengths(), aim)(
+        completion_ids=completions(tiny, 3, 1, 5, 3), row=[0, 1, 0, 1], log_metric=told.__setitem__, trainer_state=None
+    )
+    a = aim.worth(np.array([3.0, 5.0]), np.array([0.0, 2.0, 4.0, 6.0]))
+    b = aim.worth(np.array([1.0, 3.0]), np.array([0.0, 1.0, 1.0, 9.0]))
+    assert found == pytest.approx([a[0], b[0], a[1], b[1]])
+    assert told["true_reward"] == 3.0
+    assert told["quantile"] == pytest.approx((0.5 + 0.75 + 0.5 + 0.75) / 4)
+
+
+def test_a_missing_score_keeps_a_rollout_out(tiny) -> None:
+    told: dict = {}
+    ask = {"row": [0, 0], "log_metric": told.__setitem__}
+    found = signal(tiny, Lengths(missing=(3,)), vbon(3, 4))(completion_ids=completions(tiny, 3, 5), **ask)
+    assert found[0] is None
+    assert found[1] is not None
+    assert told["true_reward"] == 5.0
+    assert signal(tiny, Lengths(missing=(3,)), vbon(3, 4))(completion_ids=completions(tiny, 3, 3), **ask) == [
+        None,
+        None,
+    ]
+
+
+def test_an_infinite_reward_has_a_quantile_and_no_raw_worth(tiny) -> None:
+    ask = {"completion_ids": completions(tiny, 3, 5), "row": [0, 0], "log_metric": lambda *_: None}
+    assert np.isfinite(signal(tiny, Lengths(infinite=(3,)), vbon(3, 4))(**ask)).all()
+    aim = raw([np.arange(64.0)], vbon(3, 4).procedure, 0.5)
+    with pytest.raises(RewardError, match=r"prompt 'a' is worth no finite number, its reward being -inf"):
+        signal(tiny, Lengths(infinite=(3,)), aim)(**ask)
+
+
+def test_finished_drafts_are_as_the_engine_leaves_them(tiny) -> None:
+    end = int(np.flatnonzero(tiny.stops.ends)[0])
+    (letter,) = completions(tiny, 1)[0]
+    drafts = finished(tiny, Prompt("a", "an"), LAW, [[letter, end], [letter] * 7])
+    assert drafts.reason.tolist() == [END, LENGTH]
+    assert drafts.steps.tolist() == [2, 7]
+    assert drafts.texts == ("x", "x" * 7)
+    assert np.array_equal(drafts.prompt_tokens, tiny.codec.encode(Prompt("a", "an")))
