@@ -17,6 +17,7 @@ from driven import driven, same
 from enumerated import Tree
 
 import italic
+from calibrations import calibration
 from italic.core.errors import MismatchError, RewardError, SpecError, UsageError
 from italic.core.prompt import Prompt
 from italic.core.sampling import Sampling
@@ -32,8 +33,6 @@ from italic.models.toy import ToyModel
 from italic.rewards.toy import ToyReward
 from italic.run.align import make_tasks as make_all
 from italic.run.ledger import Budget
-from italic.values.calibration import Calibration
-from italic.values.responses import Responses
 
 RIGHT, WRONG, DRAWS = 1e-4, 1e-6, 20_000
 TREE = Tree(ToyModel(letters=3, length=3, seed=5), beta=1.0)
@@ -46,29 +45,6 @@ TRANSFORMS = {
     "exp:t=10": exponential(10),
     "exp:t=-5": exponential(-5),
 }
-
-
-def calibration(prompts, rewards, model="toy", reward="toy", sampling=TREE.sampling):
-    """Reference responses of which only the rewards matter."""
-
-    def of(prompt, own):
-        n = len(own)
-        none = tuple(np.zeros(0, dtype=np.int32) for _ in range(n))
-        return Responses(
-            prompt=prompt,
-            prompt_reward=0.0,
-            rewards=np.asarray(own, dtype=np.float64),
-            steps=np.zeros(n, dtype=np.int64),
-            finish=("end",) * n,
-            completions=("",) * n,
-            tokens=none,
-            logprobs=np.zeros(n),
-            entropies=tuple(row.astype(np.float32) for row in none),
-            partial=np.zeros((0, n)),
-        )
-
-    rows = tuple(of(prompt, own) for prompt, own in zip(prompts, rewards, strict=True))
-    return Calibration(model, reward, sampling, 0, 1, (), rows)
 
 
 def drawn(tree, k, seed=0):
@@ -165,7 +141,7 @@ def test_what_an_answer_costs_at_one_nat(spec, draws):
 def test_the_fallback():
     """Nothing can beat references of inf, so that nothing is accepted: an answer is one of its six draws, by weight."""
     reference = np.concatenate([drawn(TREE, 100), np.full(100, np.inf)])
-    known, beta = calibration([TREE.prompt], [reference]), 0.01
+    known, beta = calibration([TREE.prompt], [reference], sampling=TREE.sampling), 0.01
     method = Tilted(known, transform="identity", beta=beta, n=DRAWS, max_draws=6)
     outcome = TREE.drive(method, 7)
     phi = identity().estimate(counts(reference, TREE.r))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from calibrations import calibration
 
+from calibrations import calibration as of_prompts
 from italic.core.errors import ProgramError, RewardError, SpecError, UsageError
 from italic.core.prompt import Prompt
 from italic.core.protocols import Reward, Scored
@@ -45,6 +45,12 @@ class Given(Fixed):
 
     def score(self, batches):
         return list(self.answers)
+
+
+def calibration(reward="fixed", settings=None, **rewards):
+    """Reference rewards by prompt."""
+    prompts = [Prompt(name, text=name) for name in rewards]
+    return of_prompts(prompts, list(rewards.values()), reward=reward, settings=settings)
 
 
 KNOWN = calibration(p=[1, 2, 2, 4], q=[10, 20, NAN])

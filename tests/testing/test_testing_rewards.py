@@ -8,23 +8,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from calibrations import calibration
 from italic.core.protocols import Scored
 from italic.core.registry import entries
 from italic.rewards import combine
+from italic.rewards.calibrated import Calibrated
 from italic.rewards.classifier import Checkpoint, ClassifierReward
 from italic.rewards.function import FunctionReward
 from italic.rewards.region import Region
 from italic.rewards.toy import ToyReward
 from italic.testing import applicable, reward_checks
 from italic.testing import rewards as suite
+from italic.testing.rewards import toy_batches
 
 sys.path.append(str(Path(__file__).parents[1] / "rewards"))
 import tiny
-from calibrations import calibrated_toy
 
 
 def classifier(**options):
     return ClassifierReward(Checkpoint.of(tiny.model("llama"), tiny.tokenizer()), **options)
+
+
+def calibrated(**options):
+    """The toy reward, calibrated on the prompts of the suite."""
+    inner, prompts, rng = ToyReward(seed=1), [batch.prompt for batch in toy_batches()], np.random.default_rng(0)
+    known = calibration(prompts, [rng.normal(size=30) for _ in prompts], reward=inner.name)
+    return Calibrated(inner, known, **options)
 
 
 MAKERS = {
@@ -34,8 +43,8 @@ MAKERS = {
     "classifier": classifier,
     "classifier, plain": lambda: classifier(incremental=False),
     "classifier, merged": lambda: classifier(merge=True, batch=3),
-    "calibrated": calibrated_toy,
-    "calibrated, transformed": lambda: calibrated_toy(transform="log"),
+    "calibrated": calibrated,
+    "calibrated, transformed": lambda: calibrated(transform="log"),
     "ensemble": lambda: combine.Ensemble((ToyReward(), ToyReward(seed=1), ToyReward(seed=2)), k=0.5),
     "region": lambda: Region(scale=2.0, below=-1.0),
     "region, the other axis": lambda: Region(above=3.0, axis=1),

@@ -26,8 +26,10 @@ from italic.laws.chernoff import quantile, sharp
 from italic.methods._clipped import Nats, Plan, Propose, clipped_step
 from italic.methods._evidence import Evidence
 from italic.methods._rows import replaced
+from italic.values.calibration import Calibration
 from italic.values.fitted import Fitted
 from italic.values.kinds import Value, build_value
+from italic.values.transforms import reference_rewards
 
 PILOT, CONSTANT = "pilot", "constant"
 
@@ -44,13 +46,15 @@ class Chernoff:
     Law: the tilted law p exp(r / beta) / Z, up to the total variation that the certificate estimates, if the values are
     right; for the whole response (no `block`) the value is the reward. A proposal without a score is never accepted.
 
-    baseline: "pilot" sets it from `pilot` (64) fresh proposals a step; "constant" at `bound`, the largest reward, which
-    is ideal rejection; a path, as `italic fit-baseline` has learned it, with the beta, block and value it was fitted
-    for. tv: the total variation aimed at over all steps (0.05); or delta: the share of proposals that may exceed the
-    baseline. block: steps before the next decision; value: what an unfinished draft is worth (reward, preview,
-    completions:k). max_draws: after so many, a step takes one of its proposals in proportion to exp(f). proper: draw on
-    to the *second* acceptance, which gives the answers log-weights that make weighted means exact whatever the values
-    and the clipping. parallel: proposals under way at most; it changes the cost, not the answer.
+    baseline: "pilot" sets it from `pilot` (64) fresh proposals a step, or, for whole responses, from the prompt's
+    reference rewards in `calibration`, a file of `italic calibrate`, which saves those; "constant" at `bound`, the
+    largest reward, which is ideal rejection; a path, as `italic fit-baseline` has learned it, with the beta, block and
+    value it was fitted for. tv: the total variation aimed at over all steps (0.05); or delta: the share of proposals
+    that may exceed the baseline. block: steps before the next decision; value: what an unfinished draft is worth
+    (reward, preview, completions:k). max_draws: after so many, a step takes one of its proposals in proportion to
+    exp(f). proper: draw on to the *second* acceptance, which gives the answers log-weights that make weighted means
+    exact whatever the values and the clipping. parallel: proposals under way at most; it changes the cost, not the
+    answer.
     """
 
     beta: float | None = None
@@ -60,6 +64,7 @@ class Chernoff:
     baseline: str | Fitted = PILOT
     bound: float | None = None
     pilot: int | None = None
+    calibration: str | Calibration | None = None
     block: int | None = None
     value: str | Value | None = None
     max_draws: int = 1000
@@ -97,6 +102,11 @@ class Chernoff:
                     hint=f"Leave {name} out; a fit is given its own: italic fit-baseline --tv 0.05.",
                 )
         self._refuse_settings_of_the_fit()
+        if self.calibration is not None and (self.baseline, self.pilot, self.block) != (PILOT, None, None):
+            raise UsageError(
+                f"chernoff with a calibration and baseline={self._told},pilot={self.pilot},block={self.block}",
+                hint="Reference rewards take the place of a pilot, for whole responses: leave the others out.",
+            )
         if self.block is None and self.value is not None and self.fitted is None:
             raise UsageError(
                 f"chernoff with value={self.value} for whole responses, whose value is their reward",
@@ -127,6 +137,11 @@ class Chernoff:
         return None if self.baseline in (PILOT, CONSTANT) else Fitted.load(Path(self.baseline))
 
     @cached_property
+    def calibrated(self) -> Calibration | None:
+        """The calibration, read. Raises UsageError if there is none at that path."""
+        return Calibration.load(Path(self.calibration)) if isinstance(self.calibration, str) else self.calibration
+
+    @cached_property
     def plan(self) -> Plan:
         """What a step is: as the parameters say, or as the fitted baseline does."""
         if self.fitted is not None:
@@ -136,7 +151,9 @@ class Chernoff:
 
     @property
     def made_for(self) -> tuple[str, str] | None:
-        """The model and the reward of a fitted baseline."""
+        """The model and the reward of a fitted baseline, or of a calibration."""
+        if self.calibrated is not None:
+            return self.calibrated.made_for
         return None if self.fitted is None else (self.fitted.model, self.fitted.reward)
 
     @property
@@ -161,7 +178,7 @@ class Chernoff:
                 break
             key, states, before = task.key.at("step", step), drafts[rows], values[rows]
             propose = partial(self.plan.propose, task, states)
-            b = yield from self._baseline(key, states, before, propose, steps)
+            b = yield from self._baseline(task, key, states, before, propose, steps)
             taken = yield from clipped_step(
                 propose,
                 b,
@@ -187,18 +204,22 @@ class Chernoff:
             complete=taken.complete,
         )
 
-    def _baseline(self, key: Key, states: Any, values: Nats, propose: Propose, steps: int) -> Asking[Nats]:
+    def _baseline(self, task: Task, key: Key, states: Any, values: Nats, propose: Propose, steps: int) -> Asking[Nats]:
         """The baseline of each state, nats [k]."""
         beta = self.plan.beta
         if self.fitted is not None:
             return (yield from self.fitted.at(states, values))
         if self.bound is not None:
             return np.full(len(states), self.bound / beta)
-        pilot = self.pilot or DRAWS
-        rows = np.arange(pilot) % len(states)
-        _, f = yield from propose(rows, key.at("pilot").seeds(pilot))
-        with np.errstate(invalid="ignore"):
-            excess = f - values[rows] / beta
+        if self.calibrated is not None:
+            self.calibrated.agree(states)
+            excess = reference_rewards(self.calibrated, task.prompt) / beta
+        else:
+            pilot = self.pilot or DRAWS
+            rows = np.arange(pilot) % len(states)
+            _, f = yield from propose(rows, key.at("pilot").seeds(pilot))
+            with np.errstate(invalid="ignore"):
+                excess = f - values[rows] / beta
         excess = excess[np.isfinite(excess)]
         tau = 0.0
         if len(excess):

@@ -63,7 +63,7 @@ def reference_rewards(calibration: Calibration, prompt: Prompt) -> Array:
     found = calibration.rewards_of(prompt)
     if found is None:
         raise UsageError(
-            f"prompt {prompt.id!r} is not in the calibration, and a quantile is one among its own reference rewards",
+            f"prompt {prompt.id!r} is not in the calibration, which has reference rewards of its own prompts alone",
             hint="Calibrate on the prompts to be answered: italic calibrate PROMPTS --out calibration.parquet.",
         )
     if not len(found):
