@@ -17,7 +17,7 @@ demo: $(READY)
 # when another is busy. A file's tests stay together, for they share what is slow to make.
 test: export OMP_NUM_THREADS ?= 1
 test: $(READY)
-	$(BIN)/pytest --numprocesses 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=96
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=96
 
 check: $(READY)
 	$(BIN)/ruff check

@@ -19,7 +19,7 @@ from italic.core.drafts import TextDrafts
 from italic.core.keys import uniforms
 from italic.core.protocols import Reward
 
-pytestmark = pytest.mark.filterwarnings("always:prompt .* parts at token")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("always:prompt .* parts at token")]
 
 NEAR = 1e-5
 PROMPTS = 50

@@ -26,6 +26,8 @@ from italic.methods.chernoff import Chernoff
 from italic.models.toy import ToyModel
 from italic.values.fitted import Fitted
 
+pytestmark = pytest.mark.slow
+
 RIGHT, WRONG = 1e-4, 1e-12
 N, PARALLEL = 10_000, 20_000
 TREE = Tree(ToyModel(letters=3, length=2, seed=5), beta=0.7)
