@@ -19,13 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from italic.cli.pareto import draw_pareto
 from italic.core.sampling import Sampling
 from italic.core.spec import build_model, build_reward
-from italic.evaluate.tuned import Judgement, Sampled, Use, judge, sample, used_reward
-from italic.laws.best_of_n import kl_bound
+from italic.evaluate.tuned import Judgement, Use, best_of_n_curve, judge, sample
 from italic.laws.statistics import Interval
 from italic.models.transformers import load
 from italic.run.inputs import read_prompts
@@ -97,9 +94,14 @@ def italic(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "italic", *words], check=True)
 
 
+def place(name: str) -> Path:
+    """Where the model of a configuration is."""
+    return WORK / name.replace(" ", "-").replace(":", "")
+
+
 def tune(name: str) -> float:
     """Tune one model, or find it; the minutes it took."""
-    out = WORK / name.replace(" ", "-").replace(":", "")
+    out = place(name)
     words = ("--calibration", str(WORK / "reference.parquet"), "--reward", REWARD, "--out", str(out))
     kind, *rest = CONFIGURATIONS[name].words
     italic("train", kind, str(PROMPTS), *rest, *words)
@@ -114,10 +116,10 @@ def measure(names: list[str]) -> None:
     reference, reward = load(rows=128), build_reward(REWARD)
     held = [p for p in read_prompts(str(HELD_OUT)).good if len(reference.codec.encode(p)) <= LONGEST]
     known = sample(held, reference, reward, REFERENCE, seed=1, sampling=SAMPLING)
-    table["curve"] = [[kl_bound(n), mean_best(known, n), n] for n in (1, 2, 4, 8, 16, 32)]
+    table["curve"] = best_of_n_curve(known, REFERENCE // 2)
     for name in names:
         minutes = tune(name)
-        model: Any = build_model(str(WORK / name.replace(" ", "-").replace(":", "")), rows=128)
+        model: Any = build_model(str(place(name)), rows=128)
         drawn = sample(held, model, reward, POLICY, against=reference, seed=2, sampling=SAMPLING)
         use = CONFIGURATIONS[name].use
         table[name] = line(judge(drawn, known, use), minutes)
@@ -125,11 +127,6 @@ def measure(names: list[str]) -> None:
             table[ALSO[name]] = line(judge(drawn, known, Use(use.n, worst=not use.worst)), minutes)
         TABLE.write_text(json.dumps(table, indent=1) + "\n")
         show({name: table[name]})
-
-
-def mean_best(known: list[Sampled], n: int) -> float:
-    """The mean reward of best-of-n of the reference."""
-    return float(np.mean([used_reward(s.rewards, Use(n)) for s in known]))
 
 
 def line(found: Judgement, minutes: float) -> dict[str, Any]:
@@ -169,7 +166,7 @@ def main() -> None:
     show(table)
     if arguments.plot:
         models = {name: judgement(found) for name, found in table.items() if name in CONFIGURATIONS}
-        draw_pareto(models, [tuple(point) for point in table["curve"]], Use(8), arguments.plot)
+        draw_pareto(models, [tuple(point) for point in table["curve"]], arguments.plot)
 
 
 def judgement(found: dict[str, Any]) -> Judgement:

@@ -26,7 +26,7 @@ BELOW = {
     "rewards": {"core", "laws", "values"},
     "run": {"core"},
     "train": {"core", "laws", "values", "run", "methods._clipped", "methods._rows"},
-    "evaluate": {"core", "laws", "run"},
+    "evaluate": {"core", "laws", "run", "methods.sample"},
     "testing": {"core", "laws", "run", "methods", "models.toy", "rewards.toy"},
     "serve": {"*"},
     "cli": {"*"},

@@ -28,9 +28,9 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent / "models"), str(HERE.parent / "rewards"), str(HERE.parents[1] / "benchmarks")]
 
 import tiny  # noqa: E402
-import tiny_decoders  # noqa: E402
 
 import plain_cascade  # noqa: E402
+import tiny_decoders  # noqa: E402
 
 SEEDS = (0, 1, 2)
 PROMPT = Prompt("one", text="the cat and the dog")

@@ -72,7 +72,7 @@ def test_k3_is_the_divergence_in_the_mean_and_never_negative() -> None:
 
 
 def sampled(name, rewards, kl=()):
-    return Sampled(Prompt(name, name), np.array(rewards, dtype=float), np.array(kl, dtype=float), 10)
+    return Sampled(Prompt(name, name), np.array(rewards, dtype=float), np.array(kl, dtype=float))
 
 
 def test_a_judgement_by_hand() -> None:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from tiny_decoders import KINDS, decoder, finish, logits_after, model, start, tokenizer, tokens
 
 from italic.core.questions import Extend
 from italic.models.transformers import TransformersModel, cpu
+from tiny_decoders import KINDS, decoder, finish, logits_after, model, start, tokenizer, tokens
 
 PROMPTS = ("the thing", "a", "on the other hand, nothing")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_decoders import decoder, finish, model, start, tokenizer, tokens
 
 from italic.core.keys import Key
 from italic.core.questions import Extend
 from italic.core.sampling import Until
 from italic.models.transformers import TransformersModel
+from tiny_decoders import decoder, finish, model, start, tokenizer, tokens
 
 POOLS = {"roomy": {"rows": 16}, "narrow": {"rows": 3}, "forgetful": {"rows": 3, "keep_bytes": 0}, "one": {"rows": 1}}
 TEXTS = ("the thing", "an", "on the other hand")

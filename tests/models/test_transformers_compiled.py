@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 import torch
-from tiny_decoders import KINDS, finish, model, start, tokens
 from transformers import AutoModelForSequenceClassification
 
 from italic.core.errors import ModelError, UsageError
 from italic.core.sampling import Until
+from tiny_decoders import KINDS, finish, model, start, tokens
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("g++") is None and shutil.which("clang++") is None, reason="compiling needs a C++ compiler"

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tiny_decoders import decoder, finish, logits_after, model, start, tokenizer, tokens
 from torch import Tensor
 from transformers import AutoModelForCausalLM, OPTConfig
 
@@ -16,6 +15,7 @@ from italic.core.protocols import Spent
 from italic.core.sampling import Until
 from italic.models.transformers import TransformersModel
 from italic.models.transformers.features import Features
+from tiny_decoders import decoder, finish, logits_after, model, start, tokenizer, tokens
 
 WIDE = 32
 

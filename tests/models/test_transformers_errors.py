@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_decoders import decoder, finish, model, start, tokenizer, tokens
 
 from italic.core.errors import InputError, ModelError, ProgramError, UsageError
 from italic.core.keys import Key
@@ -19,6 +18,7 @@ from italic.core.sampling import Sampling
 from italic.core.spec import build_model
 from italic.models.transformers import TransformersModel, load
 from italic.models.transformers.codec import TokenizerCodec
+from tiny_decoders import decoder, finish, model, start, tokenizer, tokens
 
 SEEDS = Key(0).seeds(1)
 

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_decoders import KINDS, decoder, finish, letters, logits_after, model, start, tokenizer, tokens
 
 from italic.core.drafts import END, LENGTH, STOP, UNFINISHED, TextDrafts
 from italic.core.errors import ModelError, ProgramError
@@ -16,6 +15,7 @@ from italic.core.questions import Extend
 from italic.core.sampling import Until
 from italic.models.transformers import TransformersModel
 from italic.models.transformers.sampling import likeliest
+from tiny_decoders import KINDS, decoder, finish, letters, logits_after, model, start, tokenizer, tokens
 
 PROMPTS = ("the thing", "a", "on the other hand, nothing")
 

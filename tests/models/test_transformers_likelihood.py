@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tiny_decoders import KINDS, decoder, finish, model, start, tokenizer, tokens
 
 from italic.core.drafts import TextDrafts
 from italic.core.errors import ModelError, ProgramError
 from italic.core.protocols import Spent, Weighed
 from italic.core.sampling import Until
 from italic.models.transformers import TransformersModel, weigh
+from tiny_decoders import KINDS, decoder, finish, model, start, tokenizer, tokens
 
 PROMPTS = ("the thing", "a", "on the other hand, nothing")
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chi2
-from tiny_decoders import decoder, finish, letters, start
 from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
 from italic.models.transformers import TransformersModel
 from italic.models.transformers.sampling import draw, entropy, warp
+from tiny_decoders import decoder, finish, letters, start
 
 LAWS: list[dict[str, Any]] = [
     {},

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_decoders import decoder, finish, model, start, tokenizer, tokens
 
 from italic.core.drafts import END, LENGTH, STOP, UNFINISHED
 from italic.core.questions import Extend
 from italic.core.sampling import Until
 from italic.models.transformers import TransformersModel
 from italic.models.transformers.sampling import entropy
+from tiny_decoders import decoder, finish, model, start, tokenizer, tokens
 
 
 @pytest.fixture(scope="module", params=["ragged", "plain"])

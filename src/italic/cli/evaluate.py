@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.table import Table
 
 from italic.cli.pair import build_pair
@@ -18,19 +16,19 @@ from italic.cli.pareto import draw_pareto
 from italic.cli.plotting import check_plotting
 from italic.cli.prompts import given_prompts
 from italic.cli.show import progress_bar, remark, screen, summary
-from italic.core.errors import MismatchError, SpecError
+from italic.core.errors import MismatchError
 from italic.core.protocols import Model
 from italic.core.sampling import Sampling
-from italic.core.spec import build_model, convert, parse
-from italic.evaluate.tuned import Judgement, Sampled, Use, judge, sample, used_reward
-from italic.laws.best_of_n import kl_bound
+from italic.core.spec import build_model
+from italic.evaluate.tuned import Judgement, Sampled, Use, best_of_n_curve, judge, sample
 from italic.laws.statistics import Interval
 from italic.methods.sample import Sample
 from italic.run.ledger import Ledger
 from italic.run.record import plain
+from italic.values.transforms import procedure_of
 
-CURVE = (1, 2, 4, 8, 16, 32, 64)
-"""The n of best-of-n that the picture shows for comparison."""
+MOST = 64
+"""The largest n of best-of-n that the picture shows for comparison."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +54,8 @@ class EvaluateRequest:
 
 def read_use(spec: str) -> Use:
     """`sample`, `best-of-n:n=4` or `worst-of-n:n=4`. Raises SpecError, UsageError."""
-    name, values = parse(spec)
-    if name == "sample" and not values:
-        return Use()
-    if name not in ("best-of-n", "worst-of-n") or values.keys() != {"n"}:
-        raise SpecError(f"there is no procedure {spec!r}", hint="Write sample, best-of-n:n=4 or worst-of-n:n=4.")
-    return Use(convert(values["n"], int, "n"), worst=name == "worst-of-n")
+    name, n = procedure_of(spec)
+    return Use(n, worst=name == "worst-of-n")
 
 
 def run_evaluate(request: EvaluateRequest) -> None:
@@ -100,22 +94,13 @@ def run_evaluate(request: EvaluateRequest) -> None:
         _comparable(model, reference)
         found[spec] = judge(draw(model, request.samples, request.seed, reference), known, use, rival)
     remark(summary(ledger.usage))
-    curve = [
-        (kl_bound(n), float(np.mean([used_reward(s.rewards, Use(n)) for s in known])), n) for n in CURVE if n <= theirs
-    ]
     if request.plot is not None:
-        draw_pareto(found, curve, use, Path(request.plot))
+        draw_pareto(found, best_of_n_curve(known, min(theirs, MOST)), Path(request.plot))
     if request.as_json:
         lines = [plain({"model": spec, "procedure": use.name, **_plain(one)}) for spec, one in found.items()]
         sys.stdout.write(json.dumps(lines[0] if len(lines) == 1 else lines, ensure_ascii=False) + "\n")
         return
     _show(found, use, request)
-
-
-def _mean_best(known: Sequence[Sampled], n: int) -> float:
-    """The mean reward of best-of-n, over prompts that have n scored responses; NaN if none has."""
-    best = [used_reward(s.rewards, Use(n)) for s in known if len(s.rewards) >= n]
-    return float(np.mean(best)) if best else math.nan
 
 
 def _comparable(model: Model, reference: Model) -> None:

@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from italic.core.errors import RecordError
-from italic.evaluate.tuned import Judgement, Use
+from italic.evaluate.tuned import Judgement
 
 
-def draw_pareto(
-    found: Mapping[str, Judgement], curve: Sequence[tuple[float, float, int]], use: Use, path: Path
-) -> None:
+def draw_pareto(found: Mapping[str, Judgement], curve: Sequence[tuple[float, float, int]], path: Path) -> None:
     """Models as points with their intervals, over best-of-n of the reference: above its curve is better than it.
 
     curve: for some n the divergence of best-of-n, nats, its mean reward, and n. Raises RecordError if the file cannot

@@ -51,8 +51,8 @@ class Meter:
 
 
 @contextmanager
-def progress_bar(label: str, total: int, done: int = 0, quiet: bool = False) -> Iterator[Meter]:
-    """A progress bar on standard error; none if `quiet`, or if nobody looks."""
+def timed_bar(label: str, quiet: bool) -> Iterator[Progress]:
+    """A bar on standard error with the time left and, behind it, a task's `rate`; none if `quiet`, or nobody looks."""
     console = side()
     columns = (
         TextColumn(label),
@@ -63,6 +63,13 @@ def progress_bar(label: str, total: int, done: int = 0, quiet: bool = False) -> 
         TextColumn("{task.fields[rate]}"),
     )
     with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
+        yield bar
+
+
+@contextmanager
+def progress_bar(label: str, total: int, done: int = 0, quiet: bool = False) -> Iterator[Meter]:
+    """A progress bar on standard error; none if `quiet`, or if nobody looks."""
+    with timed_bar(label, quiet) as bar:
         yield Meter(bar, total, done)
 
 

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from italic import __version__
 from italic.cli.calibrate import CalibrateRequest, calibrated
 from italic.cli.pair import build_pair
 from italic.cli.prompts import given_prompts
-from italic.cli.show import remark, screen, side
+from italic.cli.show import remark, screen, timed_bar
 from italic.core.errors import Interrupted, MismatchError, UsageError
 from italic.core.prompt import Prompt
 from italic.core.registry import missing_library
@@ -37,6 +36,7 @@ from italic.values.responses import question
 from italic.values.transforms import RAW, read_procedure, read_transform
 
 CALIBRATION = "calibration.parquet"
+REPORTERS = ("tensorboard", "trackio", "wandb")
 LEAST = 2
 """Scored responses without which a prompt has nothing to compare with."""
 SAMPLES = 128
@@ -90,7 +90,7 @@ def run_train(request: TrainRequest) -> None:
         _show(found.report, request)
         return
     calibration = _scored(_calibration(request, folder, prompts))
-    references = [r.rewards[~np.isnan(r.rewards)] for r in calibration.responses]
+    references = [r.present for r in calibration.responses]
     objective = _objective(request.goal, references)
     few = None if request.goal.kind == "bonbon" else want_of_references(objective, min(map(len, references)))
     if few is not None:
@@ -121,10 +121,9 @@ def run_train(request: TrainRequest) -> None:
 
 def _needed(tuning: Tuning) -> None:
     """Raise SpecError for libraries that are missing, before anything is drawn."""
-    reporters = {"tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
     for name in tuning.report_to:
-        if name not in reporters:
-            raise UsageError(f"--report-to {name}", hint=f"Give one of {', '.join(reporters)}.")
+        if name not in REPORTERS:
+            raise UsageError(f"--report-to {name}", hint=f"Give one of {', '.join(REPORTERS)}.")
     needed = ["torch", "transformers", *(["trl", "datasets"] if tuning.trainer == "rloo" else [])]
     for library in [*needed, *(["peft"] if tuning.lora else []), *tuning.report_to]:
         if importlib.util.find_spec(library) is None:
@@ -171,7 +170,7 @@ def _objective(goal: Goal, references: Sequence[NDArray[np.float64]]) -> Objecti
 
 def _settings(request: TrainRequest, tuning: Tuning, prompts: Sequence[Prompt]) -> dict[str, Any]:
     """What tells this run from another one in the same folder."""
-    settings = {
+    return {
         "italic": __version__,
         "goal": asdict(request.goal),
         "tuning": asdict(tuning),
@@ -184,7 +183,6 @@ def _settings(request: TrainRequest, tuning: Tuning, prompts: Sequence[Prompt]) 
         "options": {key: value for key, value in request.options.items() if value is not None and key != "rows"},
         "prompts": hashlib.blake2b("".join(map(question, prompts)).encode(), digest_size=8).hexdigest(),
     }
-    return dict(json.loads(json.dumps(settings)))
 
 
 def _calibration(request: TrainRequest, folder: Path, prompts: Sequence[Prompt]) -> Calibration:
@@ -220,7 +218,7 @@ def _calibration(request: TrainRequest, folder: Path, prompts: Sequence[Prompt])
 
 def _scored(calibration: Calibration) -> Calibration:
     """The prompts with rewards to compare with. Raises UsageError if there are none."""
-    kept = tuple(r for r in calibration.responses if np.sum(~np.isnan(r.rewards)) >= LEAST)
+    kept = tuple(r for r in calibration.responses if len(r.present) >= LEAST)
     if not kept:
         raise UsageError(f"no prompt of the calibration has {LEAST} rewards", hint="Calibrate with more --samples.")
     if len(kept) < len(calibration.responses):
@@ -270,22 +268,13 @@ def _same_pair(calibration: Calibration, names: tuple[str, str]) -> None:
 @contextmanager
 def _meter(quiet: bool, steps: int) -> Iterator[Any]:
     """A progress bar that is told the figures of each step."""
-    console = side()
-    columns = (
-        TextColumn("steps"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[seen]}"),
-    )
-    with Progress(*columns, console=console, disable=quiet or not console.is_terminal, transient=True) as bar:
-        shown = bar.add_task("", total=steps, seen="")
+    with timed_bar("steps", quiet) as bar:
+        shown = bar.add_task("", total=steps, rate="")
 
         def listen(step: int, _: int, figures: Mapping[str, float]) -> None:
             names = {"true_reward": "reward", "quantile": "quantile", "kl_mean": "KL", "loss": "loss"}
             seen = [f"{name} {figures[key]:.3g}" for key, name in names.items() if key in figures]
-            bar.update(shown, completed=step, seen=", ".join(seen[:3]))
+            bar.update(shown, completed=step, rate=", ".join(seen[:3]))
 
         yield listen
 

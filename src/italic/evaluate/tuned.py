@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from italic.core.errors import MismatchError, UsageError
-from italic.core.outcome import Outcome
 from italic.core.prompt import Prompt
-from italic.core.protocols import Model, Paper, Reward, Task
-from italic.core.questions import Asking, extend, score
+from italic.core.protocols import Model, Reward
 from italic.core.sampling import Sampling
+from italic.laws.best_of_n import kl_bound
 from italic.laws.statistics import Interval, mean_interval
+from italic.methods.sample import Sample
 from italic.run.align import stream
 from italic.run.ledger import Ledger
 
@@ -94,13 +94,12 @@ def k3(ours: Array, theirs: Array) -> Array:
 @dataclass(frozen=True, eq=False)
 class Sampled:
     """Responses to one prompt. rewards: float64 [m], those that are there. kl: float64 [m], `k3` of all responses,
-    empty for the reference itself. tokens: of all responses.
+    empty for the reference itself.
     """
 
     prompt: Prompt
     rewards: Array
     kl: Array
-    tokens: int
 
 
 @dataclass(frozen=True)
@@ -162,19 +161,20 @@ def _ratio(above: Array, below: Array) -> Interval:
     return Interval(ratio, ratio + spread.low, ratio + spread.high)
 
 
-@dataclass(frozen=True)
-class Draws:
-    """`n` draws of the model, scored. As a method it is `sample`, to which evaluation must not reach."""
+def best_of_n_curve(known: Sequence[Sampled], most: int) -> list[tuple[float, float, int]]:
+    """For n = 1, 2, 4, ... up to `most` the divergence of best-of-n of the reference, nats, its mean reward, and n.
 
-    n: int
-
-    papers: ClassVar[tuple[Paper, ...]] = ()
-    needs: ClassVar[frozenset[str]] = frozenset({"texts"})
-
-    def run(self, task: Task) -> Asking[Outcome]:
-        drafts = yield from extend(task.start(self.n))
-        rewards = yield from score(drafts)
-        return Outcome(drafts, rewards, chosen=int(np.argmin(np.isnan(rewards))))
+    Of the prompts that have n scored responses; it ends where none has.
+    """
+    curve = []
+    n = 1
+    while n <= most:
+        best = [used_reward(s.rewards, Use(n)) for s in known if len(s.rewards) >= n]
+        if not best:
+            break
+        curve.append((kl_bound(n), float(np.mean(best)), n))
+        n *= 2
+    return curve
 
 
 def sample(
@@ -209,7 +209,7 @@ def sample(
                 )
     found: dict[str, Sampled] = {}
     for result in stream(
-        prompts, model, reward, Draws(n), seed=seed, sampling=sampling, ledger=ledger, progress=progress
+        prompts, model, reward, Sample(n), seed=seed, sampling=sampling, ledger=ledger, progress=progress
     ):
         drafts: Any = result.outcome.drafts
         rewards = result.outcome.rewards
@@ -217,7 +217,7 @@ def sample(
         if against is not None:
             ours, theirs = (one.likelihood([drafts])[0].logprobs for one in (model, against))  # type: ignore[attr-defined]
             kl = k3(ours, theirs)
-        found[result.prompt.id] = Sampled(result.prompt, rewards[~np.isnan(rewards)], kl, int(drafts.steps.sum()))
+        found[result.prompt.id] = Sampled(result.prompt, rewards[~np.isnan(rewards)], kl)
         if through is not None:
             through()
     return [found[prompt.id] for prompt in prompts]

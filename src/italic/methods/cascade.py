@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import ClassVar, cast
 
 import numpy as np
@@ -27,7 +26,7 @@ from italic.core.questions import Asking, extend, note, score
 from italic.core.sampling import Until
 from italic.methods._cascade import Aim, Count, Kept, added, reference_sampling
 from italic.methods._rows import first_scored
-from italic.values.calibration import R_QUANTILE, TAU_QUANTILE, Calibration
+from italic.values.calibration import R_QUANTILE, TAU_QUANTILE, Calibration, opened
 
 BETA = 0.7
 """The beta of the reference implementation, and ours where there is no calibration."""
@@ -120,7 +119,7 @@ class Cascade:
     @cached_property
     def calibrated(self) -> Calibration | None:
         """The calibration, read. Raises UsageError if there is none at that path."""
-        return Calibration.load(Path(self.calibration)) if isinstance(self.calibration, str) else self.calibration
+        return opened(self.calibration)
 
     @property
     def made_for(self) -> tuple[str, str] | None:

@@ -26,7 +26,7 @@ from italic.laws.chernoff import quantile, sharp
 from italic.methods._clipped import Nats, Plan, Propose, clipped_step
 from italic.methods._evidence import Evidence
 from italic.methods._rows import replaced
-from italic.values.calibration import Calibration
+from italic.values.calibration import Calibration, opened
 from italic.values.fitted import Fitted
 from italic.values.kinds import Value, build_value
 from italic.values.transforms import reference_rewards
@@ -139,7 +139,7 @@ class Chernoff:
     @cached_property
     def calibrated(self) -> Calibration | None:
         """The calibration, read. Raises UsageError if there is none at that path."""
-        return Calibration.load(Path(self.calibration)) if isinstance(self.calibration, str) else self.calibration
+        return opened(self.calibration)
 
     @cached_property
     def plan(self) -> Plan:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -26,7 +25,7 @@ from italic.laws.inference_aware import Transform
 from italic.laws.quantile import Array, averaged, counts
 from italic.methods._clipped import Propose, Taken, clipped_step
 from italic.methods._rows import Rows
-from italic.values.calibration import Calibration
+from italic.values.calibration import Calibration, opened
 from italic.values.transforms import read_procedure, read_transform, reference_rewards
 
 REFERENCES = 64
@@ -90,7 +89,7 @@ class Tilted:
     @cached_property
     def calibrated(self) -> Calibration | None:
         """The calibration, read. Raises UsageError if there is none at that path."""
-        return Calibration.load(Path(self.calibration)) if isinstance(self.calibration, str) else self.calibration
+        return opened(self.calibration)
 
     @property
     def made_for(self) -> tuple[str, str] | None:

@@ -137,7 +137,7 @@ class Record:
                 f"{self.path} exists and is not the record of a run",
                 hint="Use another --out, or --overwrite to replace it.",
             )
-        _write_whole(self.sidecar, json.dumps(wanted, indent=2) + "\n")
+        write_whole(self.sidecar, json.dumps(wanted, indent=2) + "\n")
 
     def _settings(self) -> dict[str, Any]:
         try:
@@ -172,7 +172,7 @@ class Record:
 
     def _rewrite(self, lines: Sequence[Mapping[str, Any]]) -> None:
         with self._translated():
-            _write_whole(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+            write_whole(self.path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -210,7 +210,7 @@ def _split(data: bytes) -> tuple[list[bytes], bytes]:
     return whole, torn
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Replace a file's contents at once: a reader, or a crash, sees the old or the new, never a part."""
     beside = path.with_name(path.name + ".tmp")
     try:

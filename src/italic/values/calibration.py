@@ -266,9 +266,13 @@ class Calibration:
             raise RecordError(f"the calibration {path} cannot be read: {failure}", hint=table.AGAIN) from failure
 
 
+def opened(given: str | Calibration | None) -> Calibration | None:
+    """The calibration that a method was given, read if it is a path. Raises UsageError if there is none there."""
+    return Calibration.load(Path(given)) if isinstance(given, str) else given
+
+
 def _present(found: Sequence[Responses]) -> Array:
-    rewards = np.concatenate([np.zeros(0), *(responses.rewards for responses in found)])
-    return np.asarray(rewards[~np.isnan(rewards)])
+    return np.concatenate([np.zeros(0), *(responses.present for responses in found)])
 
 
 def _quantile(values: Array, share: float) -> float:

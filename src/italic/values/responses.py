@@ -23,10 +23,9 @@ class Responses:
     """The n reference responses to one prompt, L = the number of lengths at which their beginnings were scored.
 
     prompt_reward: the score of the empty response. rewards: float64 [n]. steps: int64 [n], tokens. finish: [n], why
-    they ended. completions: [n], their texts. tokens: n arrays int32, their token ids,
-    the end-of-sequence token included. logprobs: float64 [n], nats, of whole responses. entropies: n arrays
-    float32, nats, one number a token. partial: float64 [L, n], NaN for a response that is not longer than that. A score
-    that is missing is NaN.
+    they ended. completions: [n], their texts. tokens: n arrays int32, their token ids, the end-of-sequence token
+    included. logprobs: float64 [n], nats, of whole responses. entropies: n arrays float32, nats, one number a token.
+    partial: float64 [L, n], NaN for a response that is not longer than that. A score that is missing is NaN.
     """
 
     prompt: Prompt
@@ -61,6 +60,11 @@ class Responses:
         if sizes != {len(rewards)} or lengths != [steps.tolist()] * 2:
             raise ValueError(f"the columns of prompt {found.prompt.id!r} do not belong together")
         return found
+
+    @property
+    def present(self) -> NDArray[np.float64]:
+        """The rewards that are there, float64 [*]."""
+        return self.rewards[~np.isnan(self.rewards)]
 
     def row(self) -> dict[str, Any]:
         """As plain values, None where a score is missing; `prompt` or `messages`, whichever the prompt has."""

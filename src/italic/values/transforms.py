@@ -15,22 +15,30 @@ RAW = "raw"
 """The transform of a spec that means none: the reward as it is."""
 FIXED_POINT = "fixed-point"
 
+KINDS: dict[str, Callable[[int], Procedure]] = {"best-of-n": best_of_n, "worst-of-n": worst_of_n}
 PROCEDURES = "sample, best-of-n:n=4 or worst-of-n:n=4"
 TRANSFORMS = "fixed-point, identity, log, exp:t=10 or exp:t=-10"
 
 
-def read_procedure(spec: str) -> Procedure:
-    """The procedure that a spec names. Raises SpecError."""
+def procedure_of(spec: str) -> tuple[str, int]:
+    """The kind of procedure that a spec names, sample, best-of-n or worst-of-n, and its n, 1 for sample.
+
+    Raises SpecError.
+    """
     name, values = parse(spec)
     if name == "sample" and not values:
-        return plain()
-    kinds: dict[str, Callable[[int], Procedure]] = {"best-of-n": best_of_n, "worst-of-n": worst_of_n}
-    if name not in kinds or values.keys() != {"n"}:
+        return name, 1
+    if name not in KINDS or values.keys() != {"n"}:
         raise SpecError(f"there is no procedure {spec!r}", hint=f"Write {PROCEDURES}.")
-    n = convert(values["n"], int, "n")
+    return name, convert(values["n"], int, "n")
+
+
+def read_procedure(spec: str) -> Procedure:
+    """The procedure that a spec names. Raises SpecError."""
+    name, n = procedure_of(spec)
     if n < 1:
         raise SpecError(f"{spec!r}: n is {n}", hint=f"Write {PROCEDURES}.")
-    return kinds[name](n)
+    return KINDS[name](n) if name in KINDS else plain()
 
 
 def read_transform(spec: str, procedure: Procedure, kl: float | None, rival: Procedure | None = None) -> Transform:

@@ -8,6 +8,7 @@ split a character over tokens. A character whose last bytes are not there yet is
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from italic.core.errors import InputError, UsageError
-from italic.core.prompt import Prompt
+from italic.core.prompt import Message, Prompt
 
 ANCHOR = 6
 """How many of the prompt's last tokens are decoded along with a response."""
@@ -33,7 +34,7 @@ class TokenizerCodec:
         if chat == "always" and not tokenizer.chat_template:
             raise UsageError("chat is 'always', but the tokenizer has no chat template", hint="Give chat='never'.")
         self._tokenizer = tokenizer
-        self.renders_text = chat == "always" or (chat == "auto" and bool(tokenizer.chat_template))
+        self._renders_text = chat == "always" or (chat == "auto" and bool(tokenizer.chat_template))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -49,11 +50,15 @@ class TokenizerCodec:
         ids = self._tokenizer.all_special_ids
         return dict(zip(self._tokenizer.convert_ids_to_tokens(ids), ids, strict=True))
 
+    def messages(self, prompt: Prompt) -> Sequence[Message] | None:
+        """The conversation that the chat template renders; None for a text that is continued as it is."""
+        if prompt.messages is None and self._renders_text:
+            return ({"role": "user", "content": prompt.text or ""},)
+        return prompt.messages
+
     def encode(self, prompt: Prompt) -> NDArray[np.int32]:
         """The prompt's token ids, int32 [P], P >= 1. Raises InputError if there is nothing to start from."""
-        messages = prompt.messages
-        if messages is None and self.renders_text:
-            messages = ({"role": "user", "content": prompt.text or ""},)
+        messages = self.messages(prompt)
         if messages is None:
             ids = self._tokenizer(prompt.text)["input_ids"]
         else:

@@ -104,11 +104,8 @@ def latest(folder: Path) -> str | None:
 
 def asking(prompt: Prompt, codec: Any) -> str | list[dict[str, str]]:
     """A prompt as TRL takes it: the text, or the messages for the chat template."""
-    if prompt.messages is not None:
-        return [dict(message) for message in prompt.messages]
-    if codec.renders_text:
-        return [{"role": "user", "content": prompt.text or ""}]
-    return prompt.text or ""
+    messages = codec.messages(prompt)
+    return prompt.text or "" if messages is None else [dict(message) for message in messages]
 
 
 class Told(TrainerCallback):

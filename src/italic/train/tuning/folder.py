@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from italic.core.errors import RecordError, UsageError
-from italic.run.record import differences, plain
+from italic.run.record import differences, plain, write_whole
 
 TUNING, LOG, CHECKPOINTS = "tuning.json", "log.jsonl", "checkpoints"
 FORMAT = 1
@@ -80,6 +80,4 @@ def close_folder(
 
 
 def _write(file: Path, what: Mapping[str, Any]) -> None:
-    beside = file.with_name(file.name + ".tmp")
-    beside.write_text(json.dumps(what, indent=2) + "\n", encoding="utf-8")
-    beside.replace(file)
+    write_whole(file, json.dumps(what, indent=2) + "\n")

@@ -46,7 +46,6 @@ GAIN, PULL = 0.03, 1.0
 MEMORY = 0.9
 """Of the running mean of the divergence."""
 
-
 GIVEN = frozenset(
     {
         *("beta", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "generation_kwargs"),
@@ -149,9 +148,9 @@ def rloo(
 ) -> list[dict[str, float]]:
     """Tune the model in place and return the log, one entry a step. Goes on from a checkpoint if there is one.
 
-    prompts: those of the signal. beta: of the divergence, in units of the signal.
-    target: the divergence that beta is led to, nats, None to leave beta as it is. Raises UsageError for an
-    option that TRL does not have, or that is not free here.
+    prompts: those of the signal. beta: of the divergence, in units of the signal. target: the divergence that beta is
+    led to, nats, None to leave beta as it is. Raises UsageError for an option that TRL does not have, or that is not
+    free here.
     """
     decoder = model.loosen()
     tokenizer = _padding(copy.deepcopy(model.tokenizer))

@@ -59,7 +59,6 @@ class Rollouts:
         training = decoder.training
         decoder.eval()
         self._model.tighten()
-        self._model.forget()
         try:
             yield
         finally:

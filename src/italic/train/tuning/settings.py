@@ -11,6 +11,10 @@ from italic.core.errors import UsageError
 Trainer: TypeAlias = Literal["rloo", "qrpo", "bonbon"]
 
 
+FLAGS = {"prompts": "prompts-per-step", "save": "save-every"}
+"""Options that are typed by a longer name than that of their field."""
+
+
 @dataclass(frozen=True)
 class Tuning:
     """How a model is tuned.
@@ -42,6 +46,6 @@ class Tuning:
         for name, least in {"steps": 1, "prompts": 1, "group": 2, "warmup": 0, "lora": 0, "save": 1, "seed": 0}.items():
             value = getattr(self, name)
             if value < least:
-                raise UsageError(f"--{name} {value}", hint=f"Give {least} or more.")
+                raise UsageError(f"--{FLAGS.get(name, name)} {value}", hint=f"Give {least} or more.")
         if not 0 < self.rate < 1:
             raise UsageError(f"--rate {self.rate}", hint="Give a learning rate such as 1e-4.")

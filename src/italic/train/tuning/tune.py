@@ -51,7 +51,7 @@ def tune(
     spot_check(model, reward, calibration)
     known = calibration.responses
     watch = [] if listen is None else [Told(listen)]
-    references = [np.sort(_rewards(r)) for r in known]
+    references = [np.sort(r.present) for r in known]
     prompts = [r.prompt for r in known]
     if tuning.trainer == "rloo":
         signal = Signal(model, reward, calibration.sampling, prompts, references, objective.worth)
@@ -108,10 +108,6 @@ def spot_check(model: Any, reward: Reward, calibration: Calibration) -> None:
                 f"{before[worst]:.4g}, and has {now[worst]:.4g} now",
                 hint="The model or the reward has changed since. Write another: italic calibrate.",
             )
-
-
-def _rewards(responses: Responses) -> Array:
-    return responses.rewards[~np.isnan(responses.rewards)]
 
 
 def _lesson(model: Any, responses: Responses, objective: Objective) -> Lesson:
