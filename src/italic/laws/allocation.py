@@ -131,6 +131,20 @@ class Several:
         return values
 
 
+@dataclass(frozen=True, eq=False)
+class Sum:
+    """What exceeding the best is worth in two stretches of rewards, one above the other: the gains of both."""
+
+    parts: tuple[Gains, Gains]
+
+    def __len__(self) -> int:
+        return len(self.parts[0])
+
+    def marginal(self, rows: Counts, counts: Counts) -> Array:
+        one, other = (part.marginal(rows, counts) for part in self.parts)
+        return one + other
+
+
 def expected_best(gains: Gains, best: Array, most: int) -> Array:
     """V(0), ..., V(most): float64 [K, most + 1]; best: float64 [K], M."""
     rows = np.arange(len(gains))

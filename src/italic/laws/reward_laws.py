@@ -21,7 +21,7 @@ from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 
-from italic.laws.allocation import TINY, Array, Counts, Curves, Cuts, Gains, Several, deviations
+from italic.laws.allocation import TINY, Array, Counts, Curves, Cuts, Gains, Several, Sum, deviations
 from italic.laws.tails import Moments, Tails, common_scale, distinct, tail_sizes, tails
 
 Estimator: TypeAlias = Literal["auto", "tail", "normal", "kde", "discrete"]
@@ -39,22 +39,59 @@ CUTS = 16
 """Values at which the common law of discrete rewards is fitted, at most."""
 
 
-def gains(draws: Array, estimator: Estimator = "auto", units: Units = "reward", length: Array | None = None) -> Gains:
+def gains(
+    draws: Array,
+    estimator: Estimator = "auto",
+    units: Units = "reward",
+    length: Array | None = None,
+    best: Array | None = None,
+) -> Gains:
     """What further draws of K prompts are worth, from those so far: float64 [K, n], padded with NaN.
 
     units: reward, or quantile: the probability that a draw is worse than the best, which makes prompts comparable whose
     rewards have different scales. length: float64 [K], how long the responses of each prompt are. What prompts have in
     common is then estimated from those with responses of about the same length, `ALIKE` at least: all together may be
-    of several kinds. Raises ValueError for an unknown estimator or unit.
+    of several kinds. best: float64 [K], what is to be exceeded, -inf where there is nothing yet, if some of the draws
+    were made elsewhere and only tell of the laws; without it, the largest of a prompt's draws. Raises ValueError for an
+    unknown estimator or unit.
     """
     if estimator not in ESTIMATORS or units not in UNITS:
         raise ValueError(f"the estimator {estimator} in units of {units}")
+    above = _above(draws, estimator, units, length)
+    return above if best is None else Sum((above, _between(draws, best, units)))
+
+
+def _above(draws: Array, estimator: Estimator, units: Units, length: Array | None) -> Gains:
+    """What exceeding the largest of its draws is worth to each prompt, judged by prompts of about the same length."""
     parts = [np.arange(len(draws))]
     if length is not None:
         parts = np.array_split(np.argsort(length, kind="stable"), min(max(1, len(draws) // ALIKE), GROUPS))
     if len(parts) == 1 or any(not np.isfinite(draws[part]).any() for part in parts):
         return _gains(draws, estimator, units)
     return Several.of(parts, [_gains(draws[part], estimator, units) for part in parts])
+
+
+def _between(draws: Array, best: Array, units: Units) -> Cuts:
+    """What exceeding the best is worth up to the largest of the draws, where the draws themselves tell of the law.
+
+    Of m + 1 draws in no order each is as likely as any other to be the next one: between two neighbours of which the
+    upper is exceeded or reached by c, the probability to exceed is c / (m + 1) in the mean. Nothing yet is as far below
+    all rewards as these are apart.
+    """
+    finite = np.isfinite(draws)
+    if not finite.any():
+        nothing = np.zeros((len(draws), 1))
+        return Cuts(nothing, nothing, nothing + 1, np.ones(len(draws)))
+    lowest, highest = float(draws[finite].min()), float(draws[finite].max())
+    span = highest - lowest or 1.0
+    ranked = np.sort(np.clip(draws, lowest - span, highest + span), axis=1)  # NaN last
+    m = (~np.isnan(draws)).sum(axis=1)[:, None]
+    floor = np.maximum(best, lowest - span)[:, None]
+    there = ~np.isnan(ranked) & (ranked > floor)
+    reached = np.where(there, m - np.arange(ranked.shape[1]), 0).astype(np.float64)
+    lower = np.maximum(np.pad(ranked, ((0, 0), (1, 0)), constant_values=lowest - span)[:, :-1], floor)
+    step = np.where(there, ranked - lower if units == "reward" else 1 / (m + 1), 0.0)
+    return Cuts(step, reached, np.maximum(m + 1 - reached, 1.0), np.ones(len(draws)))
 
 
 def _gains(draws: Array, estimator: Estimator, units: Units) -> Gains:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -16,8 +17,12 @@ from italic.core.protocols import Paper, Task
 from italic.core.questions import Asking, best, extend, note, score, share
 from italic.laws.allocation import Counts, Gains, allocate, allocate_cost, by_deviation, by_upper_confidence
 from italic.laws.reward_laws import ESTIMATORS, UNITS, Estimator, Units, gains
+from italic.values.calibration import Calibration, opened
+from italic.values.transforms import reference_rewards
 
 Rule: TypeAlias = Literal["greedy", "variance", "ucb"]
+EXPLORATION = 0.25
+"""The part of the budget that every prompt gets, if nothing is said."""
 SPARE = 0.02
 """A budget of tokens is used up when no larger part of it is left."""
 
@@ -25,11 +30,20 @@ SPARE = 0.02
 @dataclass(frozen=True, eq=False)
 class Report:
     """What a prompt tells its batch. rewards: float64 [m], NaN where missing. tokens: generated so far, in all; room:
-    tokens of a response at most."""
+    tokens of a response at most. reference: float64 [*], reference rewards of a calibration, and length: tokens of such
+    a response in the mean."""
 
     rewards: NDArray[np.float64]
     tokens: int
     room: int
+    reference: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    length: float = 0.0
+
+    @property
+    def cost(self) -> float:
+        """Tokens of a response, in the mean over all that are known, one at least."""
+        known = len(self.reference)
+        return max(1.0, (self.tokens + known * self.length) / (len(self.rewards) + known))
 
 
 @dataclass(frozen=True)
@@ -45,14 +59,16 @@ class Order:
 class AdaptiveBestOfN:
     """Best-of-n with n draws a prompt on average: after a few of each, the rest go where they are expected to pay.
 
-    Every prompt gets `exploration` draws (below 1: a part of the budget, but 4 where it allows that). In `rounds` - 1
-    further rounds, of equal budget, the laws of the rewards are estimated from all draws so far and the draws handed
-    out greedily, each to the prompt where the expected gain is largest; rounds=2, exploration=0.75, estimator=kde is
-    AdaBoN (2505.12050). More rounds find more and take longer, for a round ends with its longest response. Of a
-    prompt's draws, the one with the largest reward is the answer, the first of equals. A batch of k prompts gets n k
-    draws, to the last one.
+    Every prompt gets `exploration` draws (below 1: a part of the budget, 0.25 if nothing is said, but 4 where it allows
+    that). In `rounds` - 1 further rounds, of equal budget, the laws of the rewards are estimated from all draws so far
+    and the draws handed out greedily, each to the prompt where the expected gain is largest; rounds=2,
+    exploration=0.75, estimator=kde is AdaBoN (2505.12050). More rounds find more and take longer, for a round ends with
+    its longest response. Of a prompt's draws, the one with the largest reward is the answer, the first of equals. A
+    batch of k prompts gets n k draws, to the last one.
 
     What prompts have in common is estimated from those with responses of about the same length, where there are many.
+    calibration: a file of `italic calibrate` that has the prompts; its reference rewards tell of the laws from the
+    start, and the first draw of a prompt is the only one that is not handed out.
 
     tokens: a second bound, of tokens a prompt on average. Draws then go where the gain for a token is largest, none is
     begun that might exceed the bound, and there are more rounds, as long as more than 2 % of it is left. units: reward,
@@ -65,15 +81,15 @@ class AdaptiveBestOfN:
     """
 
     n: int = 16
-    exploration: float = 0.25
+    exploration: float | None = None
     rounds: int = 8
     estimator: Estimator = "auto"
     units: Units = "reward"
     tokens: int | None = None
     batch: int | None = None
     rule: Rule = "greedy"
+    calibration: str | Calibration | None = None
 
-    needs: ClassVar[frozenset[str]] = frozenset()
     papers: ClassVar[tuple[Paper, ...]] = (
         Paper("2505.12050", "Raman, Asi, Kale", "AdaBoN: Adaptive Best-of-N Alignment", 2025),
     )
@@ -85,10 +101,10 @@ class AdaptiveBestOfN:
                 raise UsageError(
                     f"adaptive-best-of-n with {name}={value}", hint=f"Give 1 or more: adaptive-best-of-n:{name}=8."
                 )
-        whole = float(self.exploration).is_integer()
-        if not (0 < self.exploration < 1 or (whole and 1 <= self.exploration <= self.n)):
+        share = self._exploration
+        if not (0 < share < 1 or (float(share).is_integer() and 1 <= share <= self.n)):
             raise UsageError(
-                f"adaptive-best-of-n with exploration={self.exploration:g} and n={self.n}",
+                f"adaptive-best-of-n with exploration={share:g} and n={self.n}",
                 hint="Give a number of draws from 1 to n, or a part of n below 1: exploration=0.25.",
             )
         for name, known in (("estimator", ESTIMATORS), ("units", UNITS), ("rule", get_args(Rule))):
@@ -101,6 +117,33 @@ class AdaptiveBestOfN:
             raise UsageError(
                 f"adaptive-best-of-n with tokens={self.tokens} and rule={self.rule}", hint="Leave out one of the two."
             )
+        if self.calibration is not None and (self.rule != "greedy" or self.exploration is not None):
+            other = f"rule={self.rule}" if self.exploration is None else f"exploration={self.exploration:g}"
+            raise UsageError(
+                f"adaptive-best-of-n with a calibration and {other}",
+                hint="Leave out one of the two: what a calibration tells needs neither exploration nor another rule.",
+            )
+
+    @cached_property
+    def calibrated(self) -> Calibration | None:
+        """The calibration, read. Raises UsageError if there is none at that path."""
+        return opened(self.calibration)
+
+    @property
+    def made_for(self) -> tuple[str, str] | None:
+        """The model and the reward of the calibration."""
+        return None if self.calibrated is None else self.calibrated.made_for
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """A calibration is of texts."""
+        return frozenset() if self.calibration is None else frozenset({"texts"})
+
+    @property
+    def _exploration(self) -> float:
+        if self.exploration is not None:
+            return self.exploration
+        return EXPLORATION if self.calibration is None else 1.0
 
     def first(self, room: int) -> int:
         """How many draws every prompt gets to begin with, responses of at most `room` tokens.
@@ -109,9 +152,9 @@ class AdaptiveBestOfN:
         """
         most = self.n if self.tokens is None else min(self.n, self.tokens // room)
         budget = self.n if self.tokens is None else self.tokens / room
-        wanted = self.n if self.rounds == 1 else int(self.exploration)
+        wanted = self.n if self.rounds == 1 else int(self._exploration)
         if wanted == 0:
-            wanted = max(1, min(most, max(4, round(self.exploration * budget))))
+            wanted = max(1, min(most, max(4, round(self._exploration * budget))))
         if wanted > most:
             fewer = ", or exploration=1" if self.rounds > 1 and most > 0 else ""
             raise UsageError(
@@ -122,6 +165,7 @@ class AdaptiveBestOfN:
 
     def run(self, task: Task) -> Asking[Outcome]:
         room = int(task.start(1).room[0])
+        reference, length = self._reference(task)
         drafts, rewards = task.start(0), np.zeros(0)
         order = Order(self.first(room), math.nan, last=False)
         draws: list[int] = []
@@ -137,12 +181,19 @@ class AdaptiveBestOfN:
                 yield from note("drawn", draws=order.draws, total=len(drafts), expected_gain=order.gain)
             if order.last:
                 break
-            report = Report(rewards, int(drafts.steps.sum()), room)
+            report = Report(rewards, int(drafts.steps.sum()), room, reference, length)
             order = yield from share(report, lambda reports: self._settle(reports, len(draws)))
         if np.isnan(rewards).all():
             rewards = yield from score(drafts)
         spent = {"draws": draws, "expected_gain": worth[1:]}
         return Outcome(drafts, rewards, chosen=best(rewards), notes=spent)
+
+    def _reference(self, task: Task) -> tuple[NDArray[np.float64], float]:
+        """The prompt's reference rewards, and how many tokens a reference response has; none without a calibration."""
+        if self.calibrated is None:
+            return np.zeros(0), 0.0
+        self.calibrated.agree(task.start(1))
+        return reference_rewards(self.calibrated, task.prompt), self.calibrated.length_of(task.prompt) or 0.0
 
     def _settle(self, reports: Sequence[Report], done: int) -> list[Order]:
         """The orders for the next round, after `done` rounds, given the reports of the whole batch."""
@@ -151,16 +202,16 @@ class AdaptiveBestOfN:
         left = self.n * k - int(drawn.sum())
         if self.rounds == 1 or left <= 0:
             return [Order(0, 0.0, last=True)] * k
-        table = np.full((k, int(drawn.max())), np.nan)
-        for row, report in zip(table, reports, strict=True):
-            row[: len(report.rewards)] = np.where(np.isnan(report.rewards), -np.inf, report.rewards)
+        own = _table([report.rewards for report in reports])
+        known = _table([np.append(report.rewards, report.reference) for report in reports])
+        best_so_far = None if self.calibration is None else np.nanmax(own, axis=1)
         spent = np.array([report.tokens for report in reports])
-        cost = np.maximum(spent / drawn, 1.0)
-        estimate = gains(table, self.estimator, self.units, cost)
+        cost = np.array([report.cost for report in reports])
+        estimate = gains(known, self.estimator, self.units, cost, best_so_far)
         worth = estimate.marginal(np.arange(k), np.zeros(1, dtype=np.int64))[:, 0]
         if self.tokens is None:
             amount = max(1, left // to_come)
-            given, last = self._by_draws(table, estimate, amount), amount == left
+            given, last = self._by_draws(own, estimate, amount), amount == left
         else:
             budget = self.tokens * k
             spare = max(0, budget - int(spent.sum()))
@@ -177,3 +228,11 @@ class AdaptiveBestOfN:
         if self.rule == "ucb":
             return by_upper_confidence(table, amount)
         return allocate(estimate, amount, (~np.isnan(table)).sum(axis=1))
+
+
+def _table(rows: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Rewards of several prompts, float64 [K, n]: -inf for a score that is missing, NaN for what there is none of."""
+    table = np.full((len(rows), max(map(len, rows))), np.nan)
+    for place, rewards in zip(table, rows, strict=True):
+        place[: len(rewards)] = np.where(np.isnan(rewards), -np.inf, rewards)
+    return table

@@ -125,6 +125,11 @@ class Calibration:
         found = self._asked.get(question(prompt))
         return None if found is None else _present(found)
 
+    def length_of(self, prompt: Prompt) -> float | None:
+        """Tokens of a reference response to a prompt, in the mean; None if nobody asked that."""
+        found = self._asked.get(question(prompt))
+        return None if found is None else float(np.mean(np.concatenate([r.steps for r in found])))
+
     def r_star(self, prompt: Prompt, quantile: float = R_QUANTILE, scope: Scope = "auto") -> float:
         """The reward to aim at: a quantile of the reference rewards, one of them.
 
