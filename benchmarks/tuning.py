@@ -38,44 +38,44 @@ SAMPLING = Sampling(max_tokens=32)
 LONGEST, REFERENCES, POLICY, REFERENCE = 40, 32, 32, 64
 """Tokens of a held-out prompt; reference responses a prompt to train with; responses a prompt to judge with."""
 
-ONLINE = ("--steps", "460", "--prompts-per-step", "16", "--group", "8", "--rate", "1e-4", "--rows", "128")
-OFFLINE = ("--steps", "460", "--prompts-per-step", "16", "--rate", "1e-4")
+KL = 1.41
+"""Of the rollouts, nats; on held-out prompts it is a little less."""
+ONLINE = ("--steps", "500", "--prompts-per-step", "16", "--group", "8", "--rate", "1.5e-4", "--rows", "128")
+OFFLINE = ("--steps", "128", "--prompts-per-step", "16", "--rate", "1.5e-4")
+"""One pass over the reference responses."""
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """What is typed after `italic train`, and how the model is used afterwards."""
+    """What is typed after `italic train`, and the procedures that the model is judged by."""
 
     words: tuple[str, ...]
-    use: Use
+    uses: tuple[Use, ...] = (Use(8),)
 
 
 def vbon(seed: int) -> Configuration:
     """Variational best-of-8."""
-    return Configuration(("vbon", "--n", "8", "--kl", "1.3", "--seed", str(seed), *ONLINE), Use(8))
+    return Configuration(("vbon", "--n", "8", "--kl", f"{KL:g}", "--seed", str(seed), *ONLINE))
 
 
-def infalign(procedure: str, transform: str, kl: float, use: Use) -> Configuration:
-    """Calibrate-and-transform, or the raw reward, at a divergence."""
-    aim = ("--procedure", procedure, "--transform", transform, "--kl", f"{kl:g}")
-    return Configuration(("infalign", *aim, *ONLINE), use)
+def infalign(procedure: str, transform: str, *uses: Use) -> Configuration:
+    """Calibrate-and-transform, or the raw reward, at the same divergence."""
+    aim = ("--procedure", procedure, "--transform", transform, "--kl", f"{KL:g}")
+    return Configuration(("infalign", *aim, *ONLINE), uses)
 
 
-BEST, WORST = "best-of-n:n=4", "worst-of-n:n=4"
+BEST, WORST = Use(4), Use(4, worst=True)
 CONFIGURATIONS = {
     "vbon seed 0": vbon(0),
     "vbon seed 1": vbon(1),
     "vbon seed 2": vbon(2),
-    "raw reward": infalign("sample", "raw", 1.3, Use(8)),
-    "qrpo": Configuration(("vbon", "--n", "8", "--trainer", "qrpo", "--group", "8", *OFFLINE), Use(8)),
-    "bonbon": Configuration(("bonbon", "--n", "8", *OFFLINE), Use(8)),
-    "best-of-4: fixed point": infalign(BEST, "fixed-point", 1.0, Use(4)),
-    "best-of-4: identity": infalign(BEST, "identity", 1.0, Use(4)),
-    "best-of-4: raw reward": infalign(BEST, "raw", 1.0, Use(4)),
-    "worst-of-4: fixed point": infalign(WORST, "fixed-point", 1.0, Use(4, worst=True)),
+    "raw reward": infalign("sample", "raw", Use(8), BEST, WORST),
+    "identity": infalign("sample", "identity", Use(8), BEST, WORST),
+    "fixed point, best of 4": infalign("best-of-n:n=4", "fixed-point", BEST),
+    "fixed point, worst of 4": infalign("worst-of-n:n=4", "fixed-point", WORST),
+    "qrpo": Configuration(("vbon", "--n", "8", "--trainer", "qrpo", "--group", "8", *OFFLINE)),
+    "bonbon": Configuration(("bonbon", "--n", "8", *OFFLINE)),
 }
-ALSO = {"best-of-4: identity": "worst-of-4: identity", "best-of-4: raw reward": "worst-of-4: raw reward"}
-"""Models that do not depend on the procedure, and so are judged by both."""
 
 
 def calibrate() -> float:
@@ -111,22 +111,23 @@ def tune(name: str) -> float:
 def measure(names: list[str]) -> None:
     """Tune and judge, and write each result as soon as it is there."""
     WORK.mkdir(parents=True, exist_ok=True)
-    table = read()
-    table["calibrate"] = {"minutes": calibrate()}
+    note("calibrate", {"minutes": calibrate()})
     reference, reward = load(rows=128), build_reward(REWARD)
     held = [p for p in read_prompts(str(HELD_OUT)).good if len(reference.codec.encode(p)) <= LONGEST]
     known = sample(held, reference, reward, REFERENCE, seed=1, sampling=SAMPLING)
-    table["curve"] = best_of_n_curve(known, REFERENCE // 2)
+    note("curve", best_of_n_curve(known, REFERENCE // 2))
     for name in names:
         minutes = tune(name)
         model: Any = build_model(str(place(name)), rows=128)
         drawn = sample(held, model, reward, POLICY, against=reference, seed=2, sampling=SAMPLING)
-        use = CONFIGURATIONS[name].use
-        table[name] = line(judge(drawn, known, use), minutes)
-        if name in ALSO:
-            table[ALSO[name]] = line(judge(drawn, known, Use(use.n, worst=not use.worst)), minutes)
-        TABLE.write_text(json.dumps(table, indent=1) + "\n")
-        show({name: table[name]})
+        found = {use.name: line(judge(drawn, known, use), minutes) for use in CONFIGURATIONS[name].uses}
+        note(name, found)
+        show(name, found)
+
+
+def note(name: str, found: Any) -> None:
+    """Write one entry of the table, as it is now: another run may be under way."""
+    TABLE.write_text(json.dumps({**read(), name: found}, indent=1) + "\n")
 
 
 def line(found: Judgement, minutes: float) -> dict[str, Any]:
@@ -139,15 +140,14 @@ def read() -> dict[str, Any]:
     return dict(json.loads(TABLE.read_text())) if TABLE.exists() else {}
 
 
-def show(table: dict[str, Any]) -> None:
-    """Print lines of the table."""
-    for name, found in table.items():
-        if "kl" in found:
-            figures = [
-                f"{key} {found[key][0]:.3f} ({found[key][1]:.3f} to {found[key][2]:.3f})"
-                for key in ("reward", "share", "win_rate", "used_win_rate", "kl")
-            ]
-            print(f"{name:24s} {'  '.join(figures)}  {found['minutes']:.1f} min", flush=True)
+def show(name: str, found: dict[str, Any]) -> None:
+    """Print the lines of a configuration."""
+    for use, figures in found.items():
+        told = [
+            f"{key} {figures[key][0]:.3f} ({figures[key][1]:.3f} to {figures[key][2]:.3f})"
+            for key in ("reward", "share", "win_rate", "used_win_rate", "kl")
+        ]
+        print(f"{name:24s} {use:11s} {'  '.join(told)}  {figures['minutes']:.1f} min", flush=True)
 
 
 def main() -> None:
@@ -162,11 +162,12 @@ def main() -> None:
         parser.error(f"no configuration {', '.join(sorted(unknown))}; there are {', '.join(CONFIGURATIONS)}")
     if names:
         measure(names)
-    table = read()
-    show(table)
+    table = {name: found for name, found in read().items() if name in CONFIGURATIONS}
+    for name, found in table.items():
+        show(name, found)
     if arguments.plot:
-        models = {name: judgement(found) for name, found in table.items() if name in CONFIGURATIONS}
-        draw_pareto(models, [tuple(point) for point in table["curve"]], arguments.plot)
+        models = {name: judgement(next(iter(found.values()))) for name, found in table.items()}
+        draw_pareto(models, [tuple(point) for point in read()["curve"]], arguments.plot)
 
 
 def judgement(found: dict[str, Any]) -> Judgement:

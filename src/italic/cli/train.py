@@ -6,9 +6,10 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -84,16 +85,21 @@ def run_train(request: TrainRequest) -> None:
     prompts = given_prompts(request.source, skip_bad=request.skip_bad)
     _check(request.goal)
     settings = _settings(request, tuning, prompts)
-    found = open_folder(folder, settings, overwrite=request.overwrite)
+    crew = _crew(request)
+    leads = crew is None or crew.is_main_process
+    with nullcontext() if crew is None else crew.main_process_first():
+        found = open_folder(folder, settings, overwrite=request.overwrite and leads)
+    quiet = request.quiet or not leads
     if found.report is not None:
-        remark(f"{request.out} is through already")
-        _show(found.report, request)
+        if leads:
+            remark(f"{request.out} is through already")
+            _show(found.report, request)
         return
     calibration = _scored(_calibration(request, folder, prompts))
     references = [r.present for r in calibration.responses]
     objective = _objective(request.goal, references)
     few = None if request.goal.kind == "bonbon" else want_of_references(objective, min(map(len, references)))
-    if few is not None:
+    if few is not None and leads:
         remark(few)
     model, reward = build_pair(request.model, request.reward, request.options, Sample())
     _same_pair(calibration, (model.name, reward.name))
@@ -104,19 +110,37 @@ def run_train(request: TrainRequest) -> None:
         )
     from italic.train.tuning.tune import tune
 
-    if found.begun:
+    if found.begun and leads:
         remark(f"going on with {request.out}")
     try:
-        with _meter(request.quiet, tuning.steps) as listen:
+        with _meter(quiet, tuning.steps) as listen:
             report, log = tune(model, reward, calibration, objective, tuning, folder, listen)
     except KeyboardInterrupt:
         raise Interrupted(
             f"the checkpoints are kept in {folder}, one every {tuning.save} steps",
             hint="The same command goes on.",
         ) from None
+    if not leads:
+        return
     report = {"objective": objective.name, "beta_begun": objective.beta, "kl_expected": objective.kl, **report}
     close_folder(folder, settings, report, log)
     _show(report, request)
+
+
+def _crew(request: TrainRequest) -> Any | None:
+    """The processes that `accelerate launch` began, None for one alone. Raises UsageError without a calibration, which
+    one of them would draw while the others wait.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    if request.calibration is None:
+        raise UsageError(
+            "several processes, and no calibration",
+            hint="Draw it first: italic calibrate PROMPTS --out FILE; then give --calibration FILE.",
+        )
+    from accelerate import PartialState
+
+    return PartialState()
 
 
 def _needed(tuning: Tuning) -> None:

@@ -17,6 +17,7 @@ from italic.core.errors import UsageError
 from italic.core.keys import Key
 from italic.core.prompt import Prompt
 from italic.train.tuning.folder import CHECKPOINTS
+from italic.train.tuning.optimizer import optimizer
 from italic.train.tuning.settings import Tuning
 
 
@@ -85,6 +86,11 @@ def check_options(options: Mapping[str, Any], configuration: type[Any], given: f
             raise UsageError(f"--set {key}, which follows from the calibration and the objective", hint="Leave it out.")
         if key not in configuration.__dataclass_fields__:
             raise UsageError(f"{configuration.__name__} has no option {key!r}", hint="See its documentation.")
+
+
+def optimizers(network: Any, tuning: Tuning) -> tuple[Any, None]:
+    """The optimiser, and None for a schedule, as trainers take them; none for adapters, and where --set chose one."""
+    return (None if tuning.lora or "optim" in tuning.options else optimizer(network, tuning.rate)), None
 
 
 def adapters(rank: int) -> Any:

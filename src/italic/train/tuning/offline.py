@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from italic.core.keys import Key
-from italic.train.tuning.common import adapters, check_options, common, hushed, latest, order
+from italic.train.tuning.common import adapters, check_options, common, hushed, latest, optimizers, order
 from italic.train.tuning.losses import Offline, log_laws
 from italic.train.tuning.settings import Tuning
 
@@ -129,6 +129,7 @@ def offline(
             train_dataset=schedule(lessons, tuning),
             data_collator=lambda rows: collate(rows, lessons),
             callbacks=list(watch),
+            optimizers=optimizers(network, tuning),
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train(resume_from_checkpoint=latest(folder))

@@ -32,7 +32,7 @@ from italic.core.errors import UsageError
 from italic.core.keys import Key
 from italic.core.prompt import Prompt
 from italic.core.sampling import Sampling
-from italic.train.tuning.common import adapters, asking, check_options, common, hushed, latest, order
+from italic.train.tuning.common import adapters, asking, check_options, common, hushed, latest, optimizers, order
 from italic.train.tuning.losses import Batch, log_laws, tilting_loss
 from italic.train.tuning.packing import Asked, ask
 from italic.train.tuning.rollouts import Rollouts
@@ -167,6 +167,7 @@ def rloo(
             processing_class=tokenizer,
             callbacks=list(watch),
             peft_config=adapters(tuning.lora),
+            optimizers=optimizers(decoder, tuning),
         )
         trainer.remove_callback(PrinterCallback)
         trainer.callback_handler.callbacks.insert(0, Leader(trainer, rollouts, beta, target))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from accelerate import PartialState
 from numpy.typing import NDArray
 
 from italic.core.errors import RecordError, UsageError
@@ -69,8 +70,9 @@ def tune(
         loss = bonbon_loss(tuning.group) if bonbon else qrpo_loss(objective.beta, objective.log_z(few - 1))
         log = offline(model, lessons, loss, tuning, calibration.sampling.temperature, folder, watch)
     try:
-        model.network.decoder.save_pretrained(folder)
-        model.tokenizer.save_pretrained(folder)
+        if PartialState().is_main_process:
+            model.network.decoder.save_pretrained(folder)
+            model.tokenizer.save_pretrained(folder)
     except OSError as failure:
         raise RecordError(f"cannot write {folder}: {failure}", hint="Free some space and go on.") from failure
     last = log[-max(1, round(LAST * len(log))) :]
