@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -98,6 +101,41 @@ def test_one_draw_comes_to_be_as_good_as_the_best_of_four(place, tmp_path) -> No
     assert [entry["step"] for entry in log] == list(range(1, 61))
     assert np.mean([entry["quantile"] for entry in log[-6:]]) > 0.7
     assert not (tmp_path / "out" / "checkpoints").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(place, tmp_path) -> None:
+    words = (
+        *("train", "vbon", place / "prompts.jsonl", "--n", "4", *pair(place), *ENOUGH, "--quiet", "--json"),
+        *("--calibration", place / "known.parquet", "--out", tmp_path / "out"),
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        crew = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-m", "italic", *map(str, words)],
+            env={**os.environ, **crew, "RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
+    )
+    told, quiet = first.communicate(timeout=300), second.communicate(timeout=300)
+    assert (first.returncode, second.returncode) == (0, 0), (told, quiet)
+    assert quiet[0] == ""
+    report = json.loads(told[0])
+    found = measured(place, tmp_path / "out")
+    assert found.share.mean > 0.85
+    assert report["kl"] == pytest.approx(found.kl.mean, rel=0.3)
+
+
+def test_several_processes_want_a_calibration(place, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ("train", "vbon", place / "prompts.jsonl", *pair(place), "--out", tmp_path / "out", *FEW, "--quiet")
+    assert run(*words) == 2
+    assert "several processes, and no calibration" in capsys.readouterr().err
 
 
 def test_beta_is_led_to_the_divergence_that_is_asked_for(place, tmp_path) -> None:

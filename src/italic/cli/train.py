@@ -138,9 +138,9 @@ def _crew(request: TrainRequest) -> Any | None:
             "several processes, and no calibration",
             hint="Draw it first: italic calibrate PROMPTS --out FILE; then give --calibration FILE.",
         )
-    from accelerate import PartialState
+    from italic.train.tuning.common import processes
 
-    return PartialState()
+    return processes()
 
 
 def _needed(tuning: Tuning) -> None:

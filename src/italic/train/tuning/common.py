@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from accelerate import PartialState
 from transformers import TrainerCallback, TrainerControl, TrainerState
 from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
@@ -40,6 +42,7 @@ def common(tuning: Tuning, folder: Path, on_cpu: bool) -> dict[str, Any]:
         "gradient_checkpointing": False,
         "use_cpu": on_cpu,
         "dataloader_pin_memory": False,
+        "ddp_find_unused_parameters": False,
         "remove_unused_columns": False,
     }
 
@@ -86,6 +89,11 @@ def check_options(options: Mapping[str, Any], configuration: type[Any], given: f
             raise UsageError(f"--set {key}, which follows from the calibration and the objective", hint="Leave it out.")
         if key not in configuration.__dataclass_fields__:
             raise UsageError(f"{configuration.__name__} has no option {key!r}", hint="See its documentation.")
+
+
+def processes() -> PartialState:
+    """Those that train together: one, or as many as a launcher began."""
+    return PartialState(cpu=not torch.accelerator.is_available())
 
 
 def optimizers(network: Any, tuning: Tuning) -> tuple[Any, None]:

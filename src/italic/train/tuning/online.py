@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 import trl
-from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
@@ -32,7 +31,17 @@ from italic.core.errors import UsageError
 from italic.core.keys import Key
 from italic.core.prompt import Prompt
 from italic.core.sampling import Sampling
-from italic.train.tuning.common import adapters, asking, check_options, common, hushed, latest, optimizers, order
+from italic.train.tuning.common import (
+    adapters,
+    asking,
+    check_options,
+    common,
+    hushed,
+    latest,
+    optimizers,
+    order,
+    processes,
+)
 from italic.train.tuning.losses import Batch, log_laws, tilting_loss
 from italic.train.tuning.packing import Asked, ask
 from italic.train.tuning.rollouts import Rollouts
@@ -154,7 +163,7 @@ def rloo(
     """
     decoder = model.loosen()
     tokenizer = _padding(copy.deepcopy(model.tokenizer))
-    rollouts = Rollouts(model, sampling, Key(tuning.seed), tokenizer.pad_token_id, PartialState().process_index)
+    rollouts = Rollouts(model, sampling, Key(tuning.seed), tokenizer.pad_token_id, processes().process_index)
     with hushed():
         trainer = ExactDivergence(
             reference=copy.deepcopy(decoder).requires_grad_(False).eval(),
@@ -200,7 +209,7 @@ def _configuration(tuning: Tuning, sampling: Sampling, folder: Path, on_cpu: boo
     Raises UsageError for an option that TRL does not have, or that is not free here.
     """
     check_options(tuning.options, trl.RLOOConfig, GIVEN)
-    parts = PartialState().num_processes * int(tuning.options.get("gradient_accumulation_steps", 1))
+    parts = processes().num_processes * int(tuning.options.get("gradient_accumulation_steps", 1))
     rollouts = tuning.prompts * tuning.group
     if rollouts % parts:
         raise UsageError(

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from accelerate import PartialState
 from numpy.typing import NDArray
 
 from italic.core.errors import RecordError, UsageError
 from italic.core.protocols import Reward
-from italic.train.tuning.common import Told
+from italic.train.tuning.common import Told, processes
 from italic.train.tuning.losses import bonbon_loss, qrpo_loss
 from italic.train.tuning.objective import Objective
 from italic.train.tuning.offline import Lesson, offline
@@ -70,7 +69,7 @@ def tune(
         loss = bonbon_loss(tuning.group) if bonbon else qrpo_loss(objective.beta, objective.log_z(few - 1))
         log = offline(model, lessons, loss, tuning, calibration.sampling.temperature, folder, watch)
     try:
-        if PartialState().is_main_process:
+        if processes().is_main_process:
             model.network.decoder.save_pretrained(folder)
             model.tokenizer.save_pretrained(folder)
     except OSError as failure:
