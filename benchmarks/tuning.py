@@ -26,7 +26,7 @@ from italic.evaluate.tuned import Judgement, Use, best_of_n_curve, judge, sample
 from italic.laws.statistics import Interval
 from italic.models.transformers import load
 from italic.run.inputs import read_prompts
-from italic.run.record import plain
+from italic.run.record import plain, write_whole
 
 HERE = Path(__file__).parent
 TABLE = HERE / "tables" / "tuning.json"
@@ -127,7 +127,7 @@ def measure(names: list[str]) -> None:
 
 def note(name: str, found: Any) -> None:
     """Write one entry of the table, as it is now: another run may be under way."""
-    TABLE.write_text(json.dumps({**read(), name: found}, indent=1) + "\n")
+    write_whole(TABLE, json.dumps({**read(), name: found}, indent=1) + "\n")
 
 
 def line(found: Judgement, minutes: float) -> dict[str, Any]:
