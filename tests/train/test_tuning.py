@@ -16,6 +16,7 @@ from italic.core.sampling import Sampling
 from italic.core.spec import build_model, build_reward
 from italic.evaluate.tuned import Use, judge, sample
 from italic.run.inputs import read_prompts
+from italic.train.tuning.folder import close_folder, open_folder
 from tiny_decoders import decoder, letters
 
 REWARD = """
@@ -200,6 +201,18 @@ def test_a_run_that_is_through_is_not_done_again(place, tmp_path, capsys) -> Non
     assert weights(tmp_path / "out") != before
 
 
+def test_what_tensorboard_shows_is_kept(tmp_path) -> None:
+    """Trainers write it among the checkpoints, which go."""
+    settings = {"seed": 0}
+    open_folder(tmp_path / "out", settings)
+    events = tmp_path / "out" / "checkpoints" / "runs" / "now" / "events"
+    events.parent.mkdir(parents=True)
+    events.write_text("seen")
+    close_folder(tmp_path / "out", settings, {"kl": 1.0}, [])
+    assert (tmp_path / "out" / "runs" / "now" / "events").read_text() == "seen"
+    assert not (tmp_path / "out" / "checkpoints").exists()
+
+
 def test_without_a_calibration_one_is_drawn_first(place, tmp_path, capsys) -> None:
     words = ("--samples", "8", "--max-tokens", "4", *FEW, "--quiet", "--json", "--out", tmp_path / "out")
     goal = ("--n", "2")
@@ -216,6 +229,8 @@ REFUSED = {
     "set given": (("--set", "top_k=5"), "--set top_k, which follows from the calibration"),
     "set typed": (("--set", "learning_rate=1"), "Give --rate instead"),
     "set torn": (("--set", "5"), "--set max_grad_norm=0.5"),
+    "set value": (("--set", "optim=adamm"), "--set optim=adamm: adamm is not a valid"),
+    "set passes": (("--set", "gradient_accumulation_steps=some"), "--set gradient_accumulation_steps=some"),
     "trainer": (("--trainer", "ppo"), "Give one of rloo, qrpo, bonbon"),
     "group": (("--group", "1"), "--group 1"),
     "parts": (("--set", "gradient_accumulation_steps=3"), "8 rollouts a step in 3 parts"),

@@ -80,15 +80,25 @@ TYPED = {
 """Options of the trainers that have a name of their own here."""
 
 
-def check_options(options: Mapping[str, Any], configuration: type[Any], given: frozenset[str]) -> None:
-    """See that the options are the configuration's, and free: none of `given`. Raises UsageError."""
+def configured(kind: Any, settings: Mapping[str, Any], options: Mapping[str, Any], given: frozenset[str]) -> Any:
+    """A trainer's configuration: our settings, and the options that were typed, which are its own and free.
+
+    given: options that are not. Raises UsageError for another one, and for a value that the configuration refuses.
+    """
     for key in options:
         if key in TYPED:
             raise UsageError(f"--set {key}", hint=f"Give {TYPED[key]} instead.")
         if key in given:
             raise UsageError(f"--set {key}, which follows from the calibration and the objective", hint="Leave it out.")
-        if key not in configuration.__dataclass_fields__:
-            raise UsageError(f"{configuration.__name__} has no option {key!r}", hint="See its documentation.")
+        if key not in kind.__dataclass_fields__:
+            raise UsageError(f"{kind.__name__} has no option {key!r}", hint="See its documentation.")
+    try:
+        return kind(**{**settings, **options})
+    except (ValueError, TypeError) as failure:
+        if not options:
+            raise
+        typed = ", ".join(f"--set {key}={value}" for key, value in options.items())
+        raise UsageError(f"{typed}: {failure}", hint=f"See the documentation of {kind.__name__}.") from failure
 
 
 def processes() -> PartialState:

@@ -5,6 +5,7 @@
         tuning.json                                         what it was tuned to, and what came of it
         log.jsonl                                           the figures of every step
         checkpoints/                                        while it is under way
+        runs/                                               what TensorBoard shows, if it was asked for
 
 `tuning.json` is there from the start, without a report: that is how a run is known again and gone on with. A run that
 was refused before its first checkpoint binds nobody.
@@ -22,6 +23,8 @@ from italic.core.errors import RecordError, UsageError
 from italic.run.record import differences, plain, write_whole
 
 TUNING, LOG, CHECKPOINTS = "tuning.json", "log.jsonl", "checkpoints"
+RUNS = "runs"
+"""Where the trainers write for TensorBoard, among their checkpoints."""
 FORMAT = 1
 
 
@@ -74,6 +77,8 @@ def close_folder(
         lines = "".join(json.dumps(plain(entry)) + "\n" for entry in log)
         (folder / LOG).write_text(lines, encoding="utf-8")
         _write(folder / TUNING, {"format": FORMAT, **settings, "report": plain(report)})
+        if (folder / CHECKPOINTS / RUNS).is_dir():
+            (folder / CHECKPOINTS / RUNS).rename(folder / RUNS)
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     except OSError as failure:
         raise RecordError(f"cannot write {folder}: {failure.strerror}", hint="Free some space.") from failure

@@ -24,11 +24,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from italic.core.keys import Key
-from italic.train.tuning.common import adapters, check_options, common, hushed, latest, optimizers, order
+from italic.train.tuning.common import adapters, common, configured, hushed, latest, optimizers, order
 from italic.train.tuning.losses import Offline, log_laws
 from italic.train.tuning.settings import Tuning
 
 Array: TypeAlias = NDArray[np.float64]
+
+
+GIVEN = frozenset({"train_sampling_strategy"})
+"""Options of Transformers that would change what a step sees."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +112,6 @@ def offline(
 
     Raises UsageError for an option that Transformers does not have, or that is not free here.
     """
-    check_options(tuning.options, transformers.TrainingArguments, frozenset({"train_sampling_strategy"}))
     network = decoder = model.loosen()
     settings = {
         **common(tuning, folder, decoder.device.type == "cpu"),
@@ -125,7 +128,7 @@ def offline(
             loss=loss,
             temperature=temperature,
             model=network,
-            args=transformers.TrainingArguments(**settings | dict(tuning.options)),
+            args=configured(transformers.TrainingArguments, settings, tuning.options, GIVEN),
             train_dataset=schedule(lessons, tuning),
             data_collator=lambda rows: collate(rows, lessons),
             callbacks=list(watch),

@@ -34,8 +34,8 @@ from italic.core.sampling import Sampling
 from italic.train.tuning.common import (
     adapters,
     asking,
-    check_options,
     common,
+    configured,
     hushed,
     latest,
     optimizers,
@@ -208,8 +208,10 @@ def _configuration(tuning: Tuning, sampling: Sampling, folder: Path, on_cpu: boo
 
     Raises UsageError for an option that TRL does not have, or that is not free here.
     """
-    check_options(tuning.options, trl.RLOOConfig, GIVEN)
-    parts = processes().num_processes * int(tuning.options.get("gradient_accumulation_steps", 1))
+    passes = tuning.options.get("gradient_accumulation_steps", 1)
+    if not isinstance(passes, int) or passes < 1:
+        raise UsageError(f"--set gradient_accumulation_steps={passes}", hint="Give a number of passes a step.")
+    parts = processes().num_processes * passes
     rollouts = tuning.prompts * tuning.group
     if rollouts % parts:
         raise UsageError(
@@ -227,7 +229,7 @@ def _configuration(tuning: Tuning, sampling: Sampling, folder: Path, on_cpu: boo
         "disable_dropout": True,
         "normalize_advantages": False,
     }
-    return trl.RLOOConfig(**settings | dict(tuning.options))
+    return configured(trl.RLOOConfig, settings, tuning.options, GIVEN)
 
 
 def _schedule(prompts: Sequence[Prompt], codec: Any, tokenizer: Any, tuning: Tuning) -> Dataset:
