@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from italic.cli.pareto import draw_pareto
 from italic.core.sampling import Sampling
 from italic.core.spec import build_model, build_reward
@@ -127,7 +129,8 @@ def measure(names: list[str]) -> None:
 
 def note(name: str, found: Any) -> None:
     """Write one entry of the table, as it is now: another run may be under way."""
-    write_whole(TABLE, json.dumps({**read(), name: found}, indent=1) + "\n")
+    with FileLock(WORK / "table.lock"):
+        write_whole(TABLE, json.dumps({**read(), name: found}, indent=1) + "\n")
 
 
 def line(found: Judgement, minutes: float) -> dict[str, Any]:
