@@ -148,7 +148,7 @@ def _needed(tuning: Tuning) -> None:
     for name in tuning.report_to:
         if name not in REPORTERS:
             raise UsageError(f"--report-to {name}", hint=f"Give one of {', '.join(REPORTERS)}.")
-    needed = ["torch", "transformers", *(["trl", "datasets"] if tuning.trainer == "rloo" else [])]
+    needed = ["torch", "transformers", "accelerate", *(["trl", "datasets"] if tuning.trainer == "rloo" else [])]
     for library in [*needed, *(["peft"] if tuning.lora else []), *tuning.report_to]:
         if importlib.util.find_spec(library) is None:
             raise missing_library("training", ImportError(name=library))
