@@ -98,7 +98,7 @@ def italic(*words: str) -> None:
 
 def place(name: str) -> Path:
     """Where the model of a configuration is."""
-    return WORK / name.replace(" ", "-").replace(":", "")
+    return WORK / name.replace(" ", "-").replace(",", "")
 
 
 def tune(name: str) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+import tiny_decoders
 from italic import Prompt, Sampling, align, build_model, build_reward
 from italic.core.keys import Key
 from italic.core.outcome import Outcome
@@ -25,12 +26,11 @@ from italic.rewards.classifier.checkpoint import Checkpoint
 from italic.rewards.classifier.reward import ClassifierReward
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent / "models"), str(HERE.parent / "rewards"), str(HERE.parents[1] / "benchmarks")]
+sys.path[:0] = [str(HERE.parent / "rewards"), str(HERE.parents[1] / "benchmarks")]
 
 import tiny  # noqa: E402
 
 import plain_cascade  # noqa: E402
-import tiny_decoders  # noqa: E402
 
 SEEDS = (0, 1, 2)
 PROMPT = Prompt("one", text="the cat and the dog")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import ClassVar, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -17,8 +16,8 @@ from italic.core.protocols import Paper, Task
 from italic.core.questions import Asking, best, extend, note, score, share
 from italic.laws.allocation import Counts, Gains, allocate, allocate_cost, by_deviation, by_upper_confidence
 from italic.laws.reward_laws import ESTIMATORS, UNITS, Estimator, Units, gains
-from italic.values.calibration import Calibration, opened
-from italic.values.transforms import reference_rewards
+from italic.methods._calibrated import Calibrated
+from italic.values.calibration import Calibration
 
 Rule: TypeAlias = Literal["greedy", "variance", "ucb"]
 EXPLORATION = 0.25
@@ -56,7 +55,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class AdaptiveBestOfN:
+class AdaptiveBestOfN(Calibrated):
     """Best-of-n with n draws a prompt on average: after a few of each, the rest go where they are expected to pay.
 
     Every prompt gets `exploration` draws (below 1: a part of the budget, 0.25 if nothing is said, but 4 where it allows
@@ -124,16 +123,6 @@ class AdaptiveBestOfN:
                 hint="Leave out one of the two: what a calibration tells needs neither exploration nor another rule.",
             )
 
-    @cached_property
-    def calibrated(self) -> Calibration | None:
-        """The calibration, read. Raises UsageError if there is none at that path."""
-        return opened(self.calibration)
-
-    @property
-    def made_for(self) -> tuple[str, str] | None:
-        """The model and the reward of the calibration."""
-        return None if self.calibrated is None else self.calibrated.made_for
-
     @property
     def needs(self) -> frozenset[str]:
         """A calibration is of texts."""
@@ -190,10 +179,10 @@ class AdaptiveBestOfN:
 
     def _reference(self, task: Task) -> tuple[NDArray[np.float64], float]:
         """The prompt's reference rewards, and how many tokens a reference response has; none without a calibration."""
-        if self.calibrated is None:
+        known = self.known(task)
+        if known is None or self.calibrated is None:
             return np.zeros(0), 0.0
-        self.calibrated.agree(task.start(1))
-        return reference_rewards(self.calibrated, task.prompt), self.calibrated.length_of(task.prompt) or 0.0
+        return known, self.calibrated.length_of(task.prompt)
 
     def _settle(self, reports: Sequence[Report], done: int) -> list[Order]:
         """The orders for the next round, after `done` rounds, given the reports of the whole batch."""

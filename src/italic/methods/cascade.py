@@ -24,9 +24,10 @@ from italic.core.outcome import Outcome
 from italic.core.protocols import Paper, Task
 from italic.core.questions import Asking, extend, note, score
 from italic.core.sampling import Until
+from italic.methods._calibrated import Calibrated
 from italic.methods._cascade import Aim, Count, Kept, added, reference_sampling
 from italic.methods._rows import first_scored
-from italic.values.calibration import R_QUANTILE, TAU_QUANTILE, Calibration, opened
+from italic.values.calibration import R_QUANTILE, TAU_QUANTILE, Calibration
 
 BETA = 0.7
 """The beta of the reference implementation, and ours where there is no calibration."""
@@ -35,7 +36,7 @@ BETA_OF_SPREAD = 0.1
 
 
 @dataclass(frozen=True)
-class Cascade:
+class Cascade(Calibrated):
     """One response, segment by segment: each is the first of its tries whose reward passes a rising threshold.
 
     Law: a segment s is accepted with probability a(s) = min(1, exp((r - tau) / beta)), tau the threshold at its end, so
@@ -115,16 +116,6 @@ class Cascade:
         for name, wrong, right in bad:
             if wrong:
                 raise UsageError(f"cascade with {name}={getattr(self, name)}", hint=f"Give {right}.")
-
-    @cached_property
-    def calibrated(self) -> Calibration | None:
-        """The calibration, read. Raises UsageError if there is none at that path."""
-        return opened(self.calibration)
-
-    @property
-    def made_for(self) -> tuple[str, str] | None:
-        """The model and the reward of the calibration."""
-        return None if self.calibrated is None else self.calibrated.made_for
 
     @property
     def needs(self) -> frozenset[str]:

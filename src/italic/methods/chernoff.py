@@ -23,13 +23,13 @@ from italic.core.outcome import Outcome
 from italic.core.protocols import Paper, Task
 from italic.core.questions import Asking, note
 from italic.laws.chernoff import quantile, sharp
+from italic.methods._calibrated import Calibrated
 from italic.methods._clipped import Nats, Plan, Propose, clipped_step
 from italic.methods._evidence import Evidence
 from italic.methods._rows import replaced
-from italic.values.calibration import Calibration, opened
+from italic.values.calibration import Calibration
 from italic.values.fitted import Fitted
 from italic.values.kinds import Value, build_value
-from italic.values.transforms import reference_rewards
 
 PILOT, CONSTANT = "pilot", "constant"
 
@@ -40,7 +40,7 @@ DRAWS = 64
 
 
 @dataclass(frozen=True)
-class Chernoff:
+class Chernoff(Calibrated):
     """n draws of the tilted law, each the first accepted proposal under a baseline that depends on the state alone.
 
     Law: the tilted law p exp(r / beta) / Z, up to the total variation that the certificate estimates, if the values are
@@ -137,11 +137,6 @@ class Chernoff:
         return None if self.baseline in (PILOT, CONSTANT) else Fitted.load(Path(self.baseline))
 
     @cached_property
-    def calibrated(self) -> Calibration | None:
-        """The calibration, read. Raises UsageError if there is none at that path."""
-        return opened(self.calibration)
-
-    @cached_property
     def plan(self) -> Plan:
         """What a step is: as the parameters say, or as the fitted baseline does."""
         if self.fitted is not None:
@@ -152,9 +147,7 @@ class Chernoff:
     @property
     def made_for(self) -> tuple[str, str] | None:
         """The model and the reward of a fitted baseline, or of a calibration."""
-        if self.calibrated is not None:
-            return self.calibrated.made_for
-        return None if self.fitted is None else (self.fitted.model, self.fitted.reward)
+        return super().made_for if self.fitted is None else (self.fitted.model, self.fitted.reward)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -211,9 +204,9 @@ class Chernoff:
             return (yield from self.fitted.at(states, values))
         if self.bound is not None:
             return np.full(len(states), self.bound / beta)
-        if self.calibrated is not None:
-            self.calibrated.agree(states)
-            excess = reference_rewards(self.calibrated, task.prompt) / beta
+        known = self.known(task)
+        if known is not None:
+            excess = known / beta
         else:
             pilot = self.pilot or DRAWS
             rows = np.arange(pilot) % len(states)

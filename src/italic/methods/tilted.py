@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -23,17 +23,18 @@ from italic.core.questions import Asking, extend, score
 from italic.laws.finite_tilt import beta_at, mean_tilt
 from italic.laws.inference_aware import Transform
 from italic.laws.quantile import Array, averaged, counts
+from italic.methods._calibrated import Calibrated
 from italic.methods._clipped import Propose, Taken, clipped_step
 from italic.methods._rows import Rows
-from italic.values.calibration import Calibration, opened
-from italic.values.transforms import read_procedure, read_transform, reference_rewards
+from italic.values.calibration import Calibration
+from italic.values.transforms import read_procedure, read_transform
 
 REFERENCES = 64
 """Reference draws a prompt, if there is no calibration and nothing is said."""
 
 
 @dataclass(frozen=True)
-class Tilted:
+class Tilted(Calibrated):
     """n draws of the law that training on calibrated rewards would reach, by rejection, without training.
 
     Law: p exp(Phi / beta) / Z, exactly, given the K reference rewards: Phi is the transform's estimate from how many of
@@ -86,16 +87,6 @@ class Tilted:
         if self.calibration is None:
             self._aim(self.references or REFERENCES)
 
-    @cached_property
-    def calibrated(self) -> Calibration | None:
-        """The calibration, read. Raises UsageError if there is none at that path."""
-        return opened(self.calibration)
-
-    @property
-    def made_for(self) -> tuple[str, str] | None:
-        """The model and the reward of the calibration."""
-        return None if self.calibrated is None else self.calibrated.made_for
-
     @property
     def needs(self) -> frozenset[str]:
         """A calibration is of texts."""
@@ -120,9 +111,9 @@ class Tilted:
 
     def _reference(self, task: Task) -> Asking[Array]:
         """The prompt's reference rewards that are there, float64 [*]: of the calibration, or drawn now."""
-        if self.calibrated is not None:
-            self.calibrated.agree(task.start(1))
-            return reference_rewards(self.calibrated, task.prompt)
+        known = self.known(task)
+        if known is not None:
+            return known
         drafts = yield from extend(task.start(self.references or REFERENCES, "reference"))
         rewards = yield from score(drafts)
         return rewards[~np.isnan(rewards)]

@@ -125,10 +125,9 @@ class Calibration:
         found = self._asked.get(question(prompt))
         return None if found is None else _present(found)
 
-    def length_of(self, prompt: Prompt) -> float | None:
-        """Tokens of a reference response to a prompt, in the mean; None if nobody asked that."""
-        found = self._asked.get(question(prompt))
-        return None if found is None else float(np.mean(np.concatenate([r.steps for r in found])))
+    def length_of(self, prompt: Prompt) -> float:
+        """Tokens of a reference response to a prompt of the calibration, in the mean. Raises KeyError."""
+        return float(np.mean(np.concatenate([r.steps for r in self._asked[question(prompt)]])))
 
     def r_star(self, prompt: Prompt, quantile: float = R_QUANTILE, scope: Scope = "auto") -> float:
         """The reward to aim at: a quantile of the reference rewards, one of them.
@@ -269,11 +268,6 @@ class Calibration:
             return cls(**about, responses=tuple(Responses.of(row) for row in rows))
         except (ValueError, KeyError, TypeError, UsageError) as failure:
             raise RecordError(f"the calibration {path} cannot be read: {failure}", hint=table.AGAIN) from failure
-
-
-def opened(given: str | Calibration | None) -> Calibration | None:
-    """The calibration that a method was given, read if it is a path. Raises UsageError if there is none there."""
-    return Calibration.load(Path(given)) if isinstance(given, str) else given
 
 
 def _present(found: Sequence[Responses]) -> Array:
