@@ -80,12 +80,10 @@ def test_a_network_that_ignores_the_cache_takes_the_plain_path() -> None:
     network = decoder("gpt2")
     inner = network.forward
 
-    def forward(input_ids, attention_mask=None, use_cache=None, past_key_values=None, **rest):  # type: ignore[no-untyped-def]
-        if past_key_values is not None and attention_mask is not None:
+    def forward(input_ids, attention_mask=None, use_cache=None, cache=None, **rest):  # type: ignore[no-untyped-def]
+        if cache is not None and attention_mask is not None:
             raise ValueError("no masks of four dimensions here")
-        return inner(
-            input_ids=input_ids, attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache
-        )
+        return inner(input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)
 
     network.forward = forward
     with pytest.warns(UserWarning, match="does not work with a ragged cache .*no masks of four dimensions"):
@@ -116,3 +114,29 @@ def test_layers_laid_out_for_a_cpu_say_the_same(kind: str, dtype: torch.dtype, m
     with torch.inference_mode():
         after = network(input_ids=ids).logits.float()
     assert float((after - before).abs().max()) <= (1e-4 if dtype == torch.float32 else 0.1) * float(before.std())
+
+
+def test_products_in_bfloat16_are_taken_back() -> None:
+    network = decoder("opt")
+    ids = torch.tensor([[5, 9, 4, 7, 8, 250]])
+    with torch.inference_mode():
+        before = network(input_ids=ids).logits
+        cpu.narrow(network)
+        half = network(input_ids=ids).logits
+        cpu.restore(network)
+        assert torch.equal(network(input_ids=ids).logits, before)
+    off = float((half - before).abs().max()) / float(before.std())
+    assert half.dtype == torch.float32
+    assert 0 < off < 0.1
+
+
+def test_bfloat16_is_chosen_by_the_time_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = {torch.float32: 2.0, torch.bfloat16: 1.0}
+    monkeypatch.setattr(cpu, "_quickest", lambda rows, weight: taken[rows.dtype])
+    made = model("llama")
+    cpu.multiplies_bfloat16.cache_clear()
+    assert made.quicker_half
+    taken[torch.bfloat16] = 3.0
+    cpu.multiplies_bfloat16.cache_clear()
+    assert not made.quicker_half
+    cpu.multiplies_bfloat16.cache_clear()

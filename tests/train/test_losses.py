@@ -8,72 +8,18 @@ from italic.laws.inference_aware import exponential, identity, log
 from italic.laws.procedures import plain
 from italic.train.tuning.losses import SFT_WEIGHT, Batch, bonbon_loss, qrpo_loss, tilting_loss
 from italic.train.tuning.objective import Objective
-
-LETTERS, BETA = 3, 0.7
-RUNS, ROWS = 200, 512
+from two_tokens import LETTERS, errors, exact, gradients, laws, others, table, worth_of
 
 
-def table(seed):
-    """A policy over three responses of the first token 0, which ends, and nine of two tokens: logits of both steps."""
-    noise = torch.Generator().manual_seed(seed)
-    return torch.randn(LETTERS, generator=noise), torch.randn(LETTERS, LETTERS, generator=noise)
-
-
-def laws(logits, first):
-    """[B, 2, V]: the laws of the first token, and of the second after each first."""
-    start, after = logits
-    return torch.stack([start.log_softmax(0).expand(len(first), -1), after.log_softmax(1)[first]], dim=1)
-
-
-def objective(logits, known, worth, prefix=True):
-    """E[worth] - beta KL exactly; without `prefix` the second state's law is taken as given in the divergence."""
-    start, after = logits[0].log_softmax(0), logits[1].log_softmax(1)
-    start_known, after_known = known[0].log_softmax(0), known[1].log_softmax(1)
-    joint = start.exp()[:, None] * after.exp()
-    gained = (joint * worth).sum()
-    going = start.exp() if prefix else start.exp().detach()
-    later = (after.exp() * (after - after_known)).sum(1)
-    return gained - BETA * ((start.exp() * (start - start_known)).sum() + going[1:] @ later[1:])
-
-
-def estimates(logits, known, worth):
-    """Gradients of the loss on batches of the policy's own rollouts: float64 [runs, parameters]."""
-    noise = torch.Generator().manual_seed(5)
-    found = []
-    for _ in range(RUNS):
-        free = [part.clone().requires_grad_() for part in logits]
-        with torch.no_grad():
-            first = torch.multinomial(logits[0].softmax(0), ROWS, replacement=True, generator=noise)
-            second = torch.multinomial(logits[1].softmax(1)[first], 1, generator=noise)[:, 0]
-        mask = torch.stack([torch.ones(ROWS), (first > 0).float()], dim=1)
-        value = torch.where(first > 0, worth[first, second], worth[0, 0])
-        others = (value.sum() - value) / (ROWS - 1)
-        drawn = torch.stack([first, second], dim=1)
-        loss, _ = tilting_loss(laws(free, first), laws(known, first), Batch(drawn, mask, value - others), BETA)
-        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, free)]).double().numpy())
-    return np.array(found)
-
-
-def worth_of(seed):
-    worth = torch.randn(LETTERS, LETTERS, generator=torch.Generator().manual_seed(seed))
-    worth[0] = worth[0, 0]
-    return worth
-
-
-def exact(logits, known, worth, prefix=True):
-    free = [part.clone().requires_grad_() for part in logits]
-    wanted = objective(free, known, worth, prefix)
-    return torch.cat([-g.flatten() for g in torch.autograd.grad(wanted, free)]).double().numpy()
+def whole(value, first):
+    return (value - others(value))[:, None]
 
 
 def test_the_gradient_is_that_of_the_objective() -> None:
     logits, known, worth = table(1), table(2), worth_of(3)
-    found = estimates(logits, known, worth)
-    error = found.std(axis=0, ddof=1) / np.sqrt(RUNS) + 1e-7
-    right = exact(logits, known, worth)
-    assert np.abs((found.mean(axis=0) - right) / error).max() < 4
-    short = exact(logits, known, worth, prefix=False)
-    assert np.abs((found.mean(axis=0) - short) / error).max() > 10
+    found = gradients(logits, known, worth, whole)
+    assert errors(found, exact(logits, known, worth)).max() < 4
+    assert errors(found, exact(logits, known, worth, prefix=False)).max() > 10
 
 
 def test_the_divergence_is_exact() -> None:
@@ -81,7 +27,7 @@ def test_the_divergence_is_exact() -> None:
     first = torch.tensor([0, 1, 2])
     mask = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
     drawn = torch.stack([first, torch.zeros(3, dtype=torch.long)], dim=1)
-    batch = Batch(drawn, mask, torch.zeros(3))
+    batch = Batch(drawn, mask, torch.zeros(3, 1))
     _, divergence = tilting_loss(laws(logits, first), laws(known, first), batch, 1.0)
     by_hand = []
     for row in range(3):
@@ -91,7 +37,7 @@ def test_the_divergence_is_exact() -> None:
 
 
 def test_nothing_is_to_be_gained_at_the_reference_without_worth() -> None:
-    found = estimates(table(1), table(1), torch.zeros(LETTERS, LETTERS))
+    found = gradients(table(1), table(1), torch.zeros(LETTERS, LETTERS), whole)
     assert np.abs(found).max() < 1e-6
 
 

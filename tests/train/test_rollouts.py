@@ -69,6 +69,19 @@ def test_rollouts_follow_the_weights_and_leave_the_network_as_it_was(tiny) -> No
     decoder.eval()
 
 
+def test_rollouts_in_bfloat16_are_nearly_the_same_law_and_leave_no_trace(tiny) -> None:
+    """A first token changes only where its draw is near the border between two, and the network is what it was."""
+    (ids, mask), count = padded(tiny), 200
+    many = ids[:1].expand(count, -1), mask[:1].expand(count, -1)
+    exact, half = (Rollouts(tiny, LAW, Key(1), pad=0, half=half) for half in (False, True))
+    before, rounded = exact(*many), half(*many)
+    start = ids.shape[1]
+    assert float((before[:, start] == rounded[:, start]).float().mean()) > 0.9
+    assert not torch.equal(before, rounded)
+    assert torch.equal(exact(*many), before)
+    assert not any("forward" in vars(module) for module in tiny.network.decoder.modules())
+
+
 class Lengths:
     """Rewards a text by its length; some are missing, or infinite."""
 

@@ -29,7 +29,7 @@ def decode(model: LlamaForCausalLM, prompts: list[list[int]], longest: int, rng:
     replies: list[list[int]] = [[] for _ in prompts]
     cache = DynamicCache(config=model.config)
     for _ in range(longest):
-        out = model(input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache, logits_to_keep=1)
+        out = model(input_ids=ids, attention_mask=mask, position_ids=places, cache=cache, logits_to_keep=1)
         mass = out.logits[:, -1].float().softmax(-1).cumsum(-1)
         chance = torch.rand(len(ids), 1, generator=rng) * mass[:, -1:]
         token = torch.searchsorted(mass, chance, right=True).clamp(max=mass.shape[1] - 1)

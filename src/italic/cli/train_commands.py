@@ -34,6 +34,14 @@ Group = Annotated[int, typer.Option(help="Responses a prompt in a step.")]
 Rate = Annotated[float, typer.Option(help="Learning rate; it falls to 0 along a cosine.")]
 Warmup = Annotated[int, typer.Option(help="Steps in which the learning rate rises from 0.")]
 Lora = Annotated[int, typer.Option(help="Rank of LoRA adapters; 0 tunes all weights.")]
+Gae = Annotated[
+    float | None,
+    typer.Option(
+        "--gae-lambda",
+        help="How far a part of a response has credit for what comes after it; 1: for all of it. By default chosen by "
+        "how well the reward of beginnings foretells that of responses.",
+    ),
+]
 Save = Annotated[int, typer.Option(help="Steps between checkpoints.")]
 ReportTo = Annotated[list[str] | None, typer.Option(help="tensorboard, trackio, wandb; may be given several times.")]
 Set = Annotated[
@@ -62,11 +70,12 @@ def vbon(
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     steps: Steps = 300,
-    prompts_per_step: PerStep = 8,
+    prompts_per_step: PerStep = 16,
     group: Group = 8,
-    rate: Rate = 1e-4,
+    rate: Rate = 1.5e-4,
     warmup: Warmup = 10,
     lora: Lora = 0,
+    gae_lambda: Gae = None,
     save_every: Save = 50,
     report_to: ReportTo = None,
     settings: Set = None,
@@ -103,11 +112,12 @@ def infalign(
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     steps: Steps = 300,
-    prompts_per_step: PerStep = 8,
+    prompts_per_step: PerStep = 16,
     group: Group = 8,
-    rate: Rate = 1e-4,
+    rate: Rate = 1.5e-4,
     warmup: Warmup = 10,
     lora: Lora = 0,
+    gae_lambda: Gae = None,
     save_every: Save = 50,
     report_to: ReportTo = None,
     settings: Set = None,
@@ -140,8 +150,8 @@ def bonbon(
     max_tokens: MaxTokens = None,
     temperature: Temperature = None,
     steps: Steps = 300,
-    prompts_per_step: PerStep = 8,
-    rate: Rate = 1e-4,
+    prompts_per_step: PerStep = 16,
+    rate: Rate = 1.5e-4,
     warmup: Warmup = 10,
     lora: Lora = 0,
     save_every: Save = 50,
@@ -158,7 +168,7 @@ def bonbon(
     quiet: Quiet = False,
 ) -> None:
     """BoNBoN: imitate the best of n reference responses, and set it off against the worst of them (2406.00832)."""
-    _run({"kind": "bonbon", "n": n}, {**locals(), "trainer": "bonbon", "group": n})
+    _run({"kind": "bonbon", "n": n}, {**locals(), "trainer": "bonbon", "group": n, "gae_lambda": None})
 
 
 def _run(goal: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
@@ -178,6 +188,7 @@ def _run(goal: Mapping[str, Any], typed: Mapping[str, Any]) -> None:
                 rate=typed["rate"],
                 warmup=typed["warmup"],
                 lora=typed["lora"],
+                gae_lambda=typed["gae_lambda"],
                 save=typed["save_every"],
                 seed=typed["seed"],
                 report_to=tuple(typed["report_to"] or ()),

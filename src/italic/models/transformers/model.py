@@ -19,7 +19,7 @@ from italic.core.protocols import Embedded, Fanned, Grown, Weighed
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
 from italic.models.transformers.codec import TokenizerCodec
-from italic.models.transformers.cpu import quicken, restore
+from italic.models.transformers.cpu import keep_memory, multiplies_bfloat16, narrow, quicken, restore
 from italic.models.transformers.fan import fan
 from italic.models.transformers.features import Features
 from italic.models.transformers.fit import context, why_plain
@@ -105,14 +105,25 @@ class TransformersModel:
     def loosen(self) -> Any:
         """The network itself, its weights laid out as PyTorch expects, so that they can be trained and saved.
 
-        The model goes on working; call `forget` whenever the weights have changed, and `tighten` to decode faster.
+        The model goes on working; call `forget` whenever the weights have changed, and `tighten` to decode faster. On a
+        CPU the process keeps the memory that it frees from now on.
         """
+        if self.network.device.type == "cpu":
+            keep_memory()
         restore(self.network.decoder)
         return self.network.decoder
 
-    def tighten(self) -> None:
-        """Lay the weights out for decoding again, as they were when the model was loaded (see `cpu`)."""
-        quicken(self.network.decoder)
+    def tighten(self, *, half: bool = False) -> None:
+        """Lay the weights out for decoding again, as they were when the model was loaded (see `cpu`).
+
+        half: on a CPU, with bfloat16 products in a float32 network: for rollouts of what is trained with such.
+        """
+        (narrow if half else quicken)(self.network.decoder)
+
+    @property
+    def quicker_half(self) -> bool:
+        """Whether this is a float32 network on a CPU that multiplies bfloat16 matrices faster."""
+        return self.network.dtype == torch.float32 and self.network.device.type == "cpu" and multiplies_bfloat16()
 
     def start(self, prompt: Prompt, seeds: Seeds, sampling: Sampling) -> TextDrafts:
         """One empty draft a seed. Raises InputError if the prompt cannot be rendered or does not fit the context."""

@@ -31,6 +31,7 @@ class Network:
         self._takes_keep = "logits_to_keep" in takes
         self._last_only = self._keep(1)
         self._positions = "position_ids" in takes
+        self._cache = "cache" if "cache" in takes else "past_key_values"  # before Transformers 5.24
         self._layout: Layout | None = None
         self._range = torch.arange(0)
 
@@ -79,9 +80,8 @@ class Network:
         cache = DynamicCache() if before is None or self._layout is None else self._layout.unstack(before, have)
         at = torch.arange(have, len(tokens), device=self.device)[None]
         ids = self._tensor(tokens[None, have:])
-        out = self.call(
-            self.decoder, input_ids=ids, position_ids=at, past_key_values=cache, use_cache=True, **self._last_only
-        )
+        named = {self._cache: cache, "use_cache": True, **self._last_only}
+        out = self.call(self.decoder, input_ids=ids, position_ids=at, **named)
         if self._layout is None:
             self._layout = Layout(cache)
         return self._layout.stack(cache), out[0, -1].clone()
@@ -96,14 +96,13 @@ class Network:
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device)
         mask.masked_fill_(hidden, torch.finfo(self.dtype).min)
         one = len(last) == 1  # a size of which the compiler would make a case of its own
+        named = {self._cache: cache, "use_cache": True, **self._last_only}
         return self.call(
             self.decoder if one else self._stepping,
             input_ids=ids[:, None],
             attention_mask=mask[:, None, None],
             position_ids=at[:, None],
-            past_key_values=cache,
-            use_cache=True,
-            **self._last_only,
+            **named,
         )[:, -1]
 
     def whole(self, tokens: NDArray[np.int32], sizes: NDArray[np.int64]) -> Tensor:

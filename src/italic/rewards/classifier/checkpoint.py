@@ -15,10 +15,15 @@ UNBOUNDED = 10**9
 """Tokenizers write an enormous number where they know of no longest input."""
 
 
+CACHES = ("cache", "past_key_values")
+"""What networks call their keys and values, since Transformers 5.24 and before."""
+
+
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """What scoring needs. label: the logit that is the reward. pad: the padding token's id. longest: the most tokens
-    that the model reads. causal: whether it reads from left to right and can go on from keys and values."""
+    that the model reads. cache: what the network calls the keys and values that it goes on from, None if it does not
+    read from left to right."""
 
     name: str
     model: Any
@@ -26,7 +31,7 @@ class Checkpoint:
     label: int
     pad: int
     longest: int
-    causal: bool
+    cache: str | None
 
     @classmethod
     def of(
@@ -50,9 +55,20 @@ class Checkpoint:
             label=_label(name, model.config, label),
             pad=pad,
             longest=min((int(k) for k in known if k is not None and 0 < k < UNBOUNDED), default=UNBOUNDED),
-            causal="past_key_values" in inspect.signature(model.forward).parameters
-            and not getattr(model.config, "is_encoder_decoder", False),
+            cache=_cache(model),
         )
+
+    @property
+    def causal(self) -> bool:
+        """Whether it reads from left to right and can go on from keys and values."""
+        return self.cache is not None
+
+
+def _cache(model: Any) -> str | None:
+    if getattr(model.config, "is_encoder_decoder", False):
+        return None
+    takes = inspect.signature(model.forward).parameters
+    return next((name for name in CACHES if name in takes), None)
 
 
 def open_checkpoint(

@@ -85,6 +85,7 @@ class Incremental:
     def _read(self, rows: Sequence[Row], found: Sequence[Found | None]) -> NDArray[np.float64]:
         """Put what is new in the rows through the network: their logits, float64 [n]. Keys and values are kept."""
         model, label = self.checkpoint.model, self.checkpoint.label
+        name = cast(str, self.checkpoint.cache)
         texts = [row.ids for row in rows]
         starts = np.array([known(f) for f in found])
         ids = pad([t[start:] for t, start in zip(texts, starts, strict=True)], self.checkpoint.pad)
@@ -92,7 +93,7 @@ class Incremental:
         with torch.inference_mode():
             if len(texts) == 1 and not starts[0]:
                 cache: Cache = DynamicCache()
-                logits = model(ids.to(model.device), past_key_values=cache, use_cache=True).logits
+                logits = model(ids.to(model.device), **{name: cache}, use_cache=True).logits
             else:
                 cache = ragged(model, starts, ends, past(found, model.device))
                 positions = torch.from_numpy(np.minimum(starts[:, None] + np.arange(ids.shape[1]), ends[:, None] - 1))
@@ -100,7 +101,7 @@ class Incremental:
                     ids.to(model.device),
                     attention_mask=causal_mask(positions, int(ends.max()), model.dtype).to(model.device),
                     position_ids=positions.to(model.device),
-                    past_key_values=cache,
+                    **{name: cache},
                     use_cache=True,
                 ).logits
         whole = np.full((len(texts), int(ends.max())), -1, dtype=np.int32)

@@ -38,7 +38,7 @@ def common(tuning: Tuning, folder: Path, on_cpu: bool) -> dict[str, Any]:
         "save_total_limit": 1,
         "report_to": list(tuning.report_to) or "none",
         "disable_tqdm": True,
-        "bf16": False,
+        HALF: False,
         "gradient_checkpointing": False,
         "use_cpu": on_cpu,
         "dataloader_pin_memory": False,
@@ -78,6 +78,8 @@ TYPED = {
     "report_to": "--report-to",
 }
 """Options of the trainers that have a name of their own here."""
+HALF = "bf16"
+"""The trainers' option that is carried out here: they would wrap the network, the rollouts' too."""
 
 
 def configured(kind: Any, settings: Mapping[str, Any], options: Mapping[str, Any], given: frozenset[str]) -> Any:
@@ -93,7 +95,7 @@ def configured(kind: Any, settings: Mapping[str, Any], options: Mapping[str, Any
         if key not in kind.__dataclass_fields__:
             raise UsageError(f"{kind.__name__} has no option {key!r}", hint="See its documentation.")
     try:
-        return kind(**{**settings, **options})
+        return kind(**{**settings, **{key: value for key, value in options.items() if key != HALF}})
     except (ValueError, TypeError) as failure:
         if not options:
             raise
@@ -104,6 +106,19 @@ def configured(kind: Any, settings: Mapping[str, Any], options: Mapping[str, Any
 def processes() -> PartialState:
     """Those that train together: one, or as many as a launcher began."""
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def halves(model: Any, tuning: Tuning) -> bool:
+    """Whether products are taken in bfloat16: as --set bf16 says, or where that is faster. Raises UsageError."""
+    half = tuning.options.get(HALF, model.quicker_half)
+    if not isinstance(half, bool):
+        raise UsageError(f"--set {HALF}={half}", hint=f"Give {HALF}=true or {HALF}=false.")
+    return half
+
+
+def halved(network: Any, half: bool) -> Any:
+    """A context in which a network multiplies in bfloat16, if it is to."""
+    return torch.autocast(network.device.type, torch.bfloat16, enabled=half)
 
 
 def optimizers(network: Any, tuning: Tuning) -> tuple[Any, None]:

@@ -20,8 +20,8 @@ SFT_WEIGHT = 0.005
 
 
 class Batch(NamedTuple):
-    """Rollouts of the policy itself. tokens, mask: [B, L], those drawn, and 1.0 where there are any. advantages: [B],
-    the worth of each less the mean of the others of its prompt.
+    """Rollouts of the policy itself. tokens, mask: [B, L], those drawn, and 1.0 where there are any. advantages: each
+    token's credit, [B, L] (see `credit`), or for all tokens the worth less the mean of the prompt's others, [B, 1].
     """
 
     tokens: Tensor
@@ -41,7 +41,7 @@ def tilting_loss(logps: Tensor, known: Tensor, batch: Batch, beta: float) -> tup
     later = cost.flip(1).cumsum(1).flip(1) - cost
     others = (later.sum(dim=0) - later) / max(len(later) - 1, 1)
     drawn = logps.gather(2, batch.tokens[..., None])[..., 0]
-    gains = batch.advantages[:, None] - beta * (later - others)
+    gains = batch.advantages - beta * (later - others)
     return ((beta * divergence - gains * drawn) * mask).sum(dim=1).mean(), cost.sum(dim=1)
 
 

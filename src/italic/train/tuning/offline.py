@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from italic.core.keys import Key
-from italic.train.tuning.common import adapters, common, configured, hushed, latest, optimizers, order
+from italic.train.tuning.common import adapters, common, configured, halved, halves, hushed, latest, optimizers, order
 from italic.train.tuning.losses import Offline, log_laws
 from italic.train.tuning.settings import Tuning
 
@@ -52,15 +52,18 @@ class Lesson:
 class OfflineTrainer(transformers.Trainer):
     """Transformers' trainer on batches of prompts with a group of responses each."""
 
-    def __init__(self, *, loss: Offline, temperature: float, **rest: Any) -> None:
+    def __init__(self, *, loss: Offline, temperature: float, half: bool, **rest: Any) -> None:
         super().__init__(**rest)
         self._loss = loss
         self._temperature = temperature
+        self._half = half
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Tensor:
         """The loss of one batch, as `collate` made it."""
         ids, mask, answer = inputs["ids"], inputs["mask"], inputs["answer"]
-        laws = log_laws(model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1], self._temperature)
+        with halved(self.model, self._half):
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        laws = log_laws(logits, self._temperature)
         picked = laws.gather(2, ids[:, 1:, None])[..., 0]
         logps = (picked * answer[:, 1:]).sum(dim=1).view_as(inputs["worth"])
         return self._loss(logps - inputs["reference"], logps, inputs["worth"])
@@ -127,6 +130,7 @@ def offline(
         trainer = OfflineTrainer(
             loss=loss,
             temperature=temperature,
+            half=halves(model, tuning),
             model=network,
             args=configured(transformers.TrainingArguments, settings, tuning.options, GIVEN),
             train_dataset=schedule(lessons, tuning),

@@ -10,6 +10,9 @@ logits give exactly; log(pi / p) of the token drawn, as RLOO has it, is an estim
 (2504.10637). Its gradient has two parts, and both are here: that of KL_t itself, with no sampling in it, and, as an
 earlier token decides which states come later, the sum of the later KL_t as a cost of that token, less its mean over the
 other rollouts. So what a model has learned by chance, and does not pay, is soon unlearned.
+
+Where the reward's scores of beginnings foretell those of whole responses, each part of a response has a credit of its
+own in place of that advantage (see `credit`).
 """
 
 from __future__ import annotations
@@ -18,14 +21,16 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 import trl
 from datasets import Dataset
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState
+from transformers.trainer_callback import ExportableState
 
 from italic.core.errors import UsageError
 from italic.core.keys import Key
@@ -36,12 +41,15 @@ from italic.train.tuning.common import (
     asking,
     common,
     configured,
+    halved,
+    halves,
     hushed,
     latest,
     optimizers,
     order,
     processes,
 )
+from italic.train.tuning.credit import Credit, Rolled
 from italic.train.tuning.losses import Batch, log_laws, tilting_loss
 from italic.train.tuning.packing import Asked, ask
 from italic.train.tuning.rollouts import Rollouts
@@ -69,18 +77,53 @@ GIVEN = frozenset(
 class ExactDivergence(trl.RLOOTrainer):
     """RLOO with the divergence by the models' own logits. `strength` is beta; TRL's own beta is 0.
 
-    packed: whether the rollouts of a prompt may share a row (see `packing`), which takes full attention.
+    signal: the reward function. credit: of the parts of its rollouts, None to give every token the same. packed:
+    whether the rollouts of a prompt may share a row (see `packing`), which takes full attention. half: whether products
+    are taken in bfloat16.
     """
 
-    def __init__(self, *, reference: Any, strength: float, packed: bool, **rest: Any) -> None:
-        super().__init__(**rest)
+    def __init__(
+        self,
+        *,
+        signal: Signal,
+        credit: Credit | None,
+        reference: Any,
+        strength: float,
+        packed: bool,
+        half: bool,
+        **rest: Any,
+    ) -> None:
+        super().__init__(reward_funcs=signal, **rest)
+        self._signal = signal
+        self._credit = credit
         self.strength = strength
         self._reference = reference
         self._packed = packed
+        self._half = half
 
     def _get_per_token_logps_and_entropies(self, model: Any, ids: Tensor, *rest: Any, **named: Any) -> Any:
         """What TRL remembers of rollouts for steps off policy, of which there are none here: zeros save the time."""
         return torch.zeros_like(ids[:, -rest[1] :], dtype=torch.float32), None, None
+
+    def _generate_and_score_completions(self, inputs: Any) -> Any:
+        """What TRL gathers of new rollouts, with an advantage for every token: [B, L], or [B, 1] for all of them."""
+        found = super()._generate_and_score_completions(inputs)
+        advantages = found["advantages"]
+        if self._credit is None:
+            return {**found, "advantages": advantages[:, None]}
+        rolled = cast(Rolled, self._signal.last)
+        others = rolled.worth - advantages.cpu().double().numpy()
+        tokens = self._credit.of_tokens(self._credit.assign(rolled, others), found["completion_ids"].shape[1])
+        self._credit.learn(*self._everywhere(rolled, others))
+        return {**found, "advantages": torch.from_numpy(tokens).to(advantages)}
+
+    def _everywhere(self, rolled: Rolled, others: NDArray[np.float64]) -> tuple[Rolled, NDArray[np.float64]]:
+        """The rollouts of all processes, which so learn the same."""
+        if self.accelerator.num_processes == 1:
+            return rolled, others
+        here = [torch.from_numpy(column).to(self.accelerator.device) for column in (*rolled, others)]
+        *columns, others = (column.cpu().numpy() for column in self.accelerator.gather(here))
+        return Rolled(*columns), others
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -98,23 +141,33 @@ class ExactDivergence(trl.RLOOTrainer):
 
     def _laws(self, model: Any, asked: Asked) -> Tensor:
         """Log-probabilities of every next token of the completions: [B, L, V]."""
-        return log_laws(asked.pick(model(**asked.inputs, use_cache=False).logits), self.temperature)
+        with halved(self.model, self._half):
+            logits = model(**asked.inputs, use_cache=False).logits
+        return log_laws(asked.pick(logits), self.temperature)
 
 
-class Leader(TrainerCallback):
+class Leader(TrainerCallback, ExportableState):
     """Tells the rollouts the step, lets beta down to what it is to be, and leads it to the divergence asked for.
 
     Beta begins `ABOVE` times as large and falls evenly in its logarithm for the share `DESCENT` of the steps: so the
     policy passes through the optima of larger betas, instead of running far from the reference at first by what pays
-    least and having to come back. What it knows is in the log, step by step, from where a resumed run takes it.
+    least and having to come back. What it knows is in the log, step by step, from where a resumed run takes it; what
+    the credit has learned is in the checkpoint.
     """
 
-    def __init__(self, trainer: Any, rollouts: Rollouts, beta: float, target: float | None) -> None:
+    def __init__(
+        self, trainer: Any, rollouts: Rollouts, credit: Credit | None, beta: float, target: float | None
+    ) -> None:
+        self._credit = credit
         self.beta = beta
         self.target = target
         self.kl = math.nan
         self._trainer = trainer
         self._rollouts = rollouts
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": {} if self._credit is None else self._credit.state()}
 
     def _off(self) -> float:
         """How far the divergence is above its target, in parts, at most 1; 0 without a target."""
@@ -123,6 +176,8 @@ class Leader(TrainerCallback):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.log_history:
             self.kl, self.beta = (state.log_history[-1][name] for name in ("kl_mean", "beta_next"))
+            if self._credit is not None:
+                self._credit.restore(state.stateful_callbacks[type(self).__name__]["attributes"])
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._rollouts.step = state.global_step
@@ -147,6 +202,7 @@ class Leader(TrainerCallback):
 def rloo(
     model: Any,
     signal: Signal,
+    credit: Credit | None,
     prompts: Sequence[Prompt],
     beta: float,
     target: float | None,
@@ -157,20 +213,24 @@ def rloo(
 ) -> list[dict[str, float]]:
     """Tune the model in place and return the log, one entry a step. Goes on from a checkpoint if there is one.
 
-    prompts: those of the signal. beta: of the divergence, in units of the signal. target: the divergence that beta is
-    led to, nats, None to leave beta as it is. Raises UsageError for an option that TRL does not have, or that is not
-    free here.
+    credit: of the parts of rollouts, cut where the signal cuts them; None for none. prompts: those of the signal. beta:
+    of the divergence, in units of the signal. target: the divergence that beta is led to, nats, None to leave beta as
+    it is. Raises UsageError for an option that TRL does not have, or that is not free here.
     """
     decoder = model.loosen()
     tokenizer = _padding(copy.deepcopy(model.tokenizer))
-    rollouts = Rollouts(model, sampling, Key(tuning.seed), tokenizer.pad_token_id, processes().process_index)
+    half = halves(model, tuning)
+    naming = Key(tuning.seed), tokenizer.pad_token_id
+    rollouts = Rollouts(model, sampling, *naming, half=half, process=processes().process_index)
     with hushed():
         trainer = ExactDivergence(
+            signal=signal,
+            credit=credit,
             reference=copy.deepcopy(decoder).requires_grad_(False).eval(),
             strength=beta,
             packed=model.path == "ragged",
+            half=half,
             model=decoder,
-            reward_funcs=signal,
             args=_configuration(tuning, sampling, folder, decoder.device.type == "cpu"),
             train_dataset=_schedule(prompts, model.codec, tokenizer, tuning),
             processing_class=tokenizer,
@@ -179,7 +239,7 @@ def rloo(
             optimizers=optimizers(decoder, tuning),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.callback_handler.callbacks.insert(0, Leader(trainer, rollouts, beta, target))
+        trainer.callback_handler.callbacks.insert(0, Leader(trainer, rollouts, credit, beta, target))
         decoder.generate = rollouts
         try:
             trainer.train(resume_from_checkpoint=latest(folder))

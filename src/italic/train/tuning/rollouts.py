@@ -25,14 +25,17 @@ from italic.core.sampling import Sampling
 
 class Rollouts:
     """Stands in for `generate`. step: the optimiser's, set before each call; pad: the token behind the end of a row;
-    process: which of several this is.
+    half: whether products are taken in bfloat16, as in the training; process: which of several this is.
     """
 
-    def __init__(self, model: Any, sampling: Sampling, key: Key, pad: int, process: int = 0) -> None:
+    def __init__(
+        self, model: Any, sampling: Sampling, key: Key, pad: int, *, half: bool = False, process: int = 0
+    ) -> None:
         self.step = 0
         self._model = model
         self._sampling = sampling
         self._pad = pad
+        self._half = half
         self._key = key.at("rollouts", process)
 
     def __call__(self, input_ids: Tensor, attention_mask: Tensor, **_: Any) -> Tensor:
@@ -58,7 +61,7 @@ class Rollouts:
         decoder = self._model.network.decoder
         training = decoder.training
         decoder.eval()
-        self._model.tighten()
+        self._model.tighten(half=self._half)
         try:
             yield
         finally:

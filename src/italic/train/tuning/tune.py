@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from italic.core.errors import RecordError, UsageError
 from italic.core.protocols import Reward
 from italic.train.tuning.common import Told, processes
+from italic.train.tuning.credit import Credit, foretold, parts
 from italic.train.tuning.losses import bonbon_loss, qrpo_loss
 from italic.train.tuning.objective import Objective
 from italic.train.tuning.offline import Lesson, offline
@@ -27,6 +28,12 @@ Listen: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 
 LAST = 0.1
 """The report's figures are means over this share of the steps, the last ones."""
+GAE_LAMBDA = 0.75
+"""Of the credit of parts, where beginnings foretell enough."""
+FORETELLS = 0.2
+"""The share of the variance that is enough."""
+ASKED, EACH = 64, 16
+"""Of so many prompts so many reference responses are cut to see that, at most."""
 ALIKE = 0.02
 """Log-probabilities, nats, and rewards that differ by less, in parts of 1 or of their size, are the same."""
 
@@ -53,10 +60,12 @@ def tune(
     watch = [] if listen is None else [Told(listen)]
     references = [np.sort(r.present) for r in known]
     prompts = [r.prompt for r in known]
+    told: dict[str, float] = {}
     if tuning.trainer == "rloo":
-        signal = Signal(model, reward, calibration.sampling, prompts, references, objective.worth)
         target = objective.kl if objective.lead else None
-        log = rloo(model, signal, prompts, objective.beta, target, tuning, calibration.sampling, folder, watch)
+        cuts, credit, told = _credit(model, reward, calibration, references, objective, tuning)
+        signal = Signal(model, reward, calibration.sampling, prompts, references, objective.worth, cuts)
+        log = rloo(model, signal, credit, prompts, objective.beta, target, tuning, calibration.sampling, folder, watch)
     else:
         lessons = [_lesson(model, r, objective) for r in known]
         few = min(len(lesson.tokens) for lesson in lessons)
@@ -77,7 +86,56 @@ def tune(
     last = log[-max(1, round(LAST * len(log))) :]
     names = {"kl": "kl_sequence", "reward": "true_reward", "quantile": "quantile", "beta": "beta", "loss": "loss"}
     report = {name: float(np.mean([e[key] for e in last])) for name, key in names.items() if key in last[-1]}
-    return {**report, "seconds": time.monotonic() - began}, log
+    return {**report, **told, "seconds": time.monotonic() - began}, log
+
+
+def _credit(
+    model: Any,
+    reward: Reward,
+    calibration: Calibration,
+    references: Sequence[Array],
+    objective: Objective,
+    tuning: Tuning,
+) -> tuple[tuple[int, ...], Credit | None, dict[str, float]]:
+    """Where rollouts are cut and who gives their parts credit, and what the report says of it; nowhere and None if each
+    token has that of the whole.
+
+    A lambda that was typed is taken. Otherwise beginnings of reference responses are scored, if the reward says that
+    this means something, and what they foretell decides.
+    """
+    cuts = parts(calibration.sampling.max_tokens)
+    given = tuning.gae_lambda
+    if given is None and reward.partial and cuts:
+        share = _foretold(model, reward, calibration, references, objective, cuts)
+        chosen = GAE_LAMBDA if share >= FORETELLS else 1.0
+        told = {"foretold": share, "gae_lambda": chosen}
+    else:
+        chosen = 1.0 if given is None else given
+        told = {"gae_lambda": chosen}
+    whole = chosen == 1.0 and given is None
+    return ((), None, told) if whole or not cuts else (cuts, Credit(cuts, chosen), told)
+
+
+def _foretold(
+    model: Any,
+    reward: Reward,
+    calibration: Calibration,
+    references: Sequence[Array],
+    objective: Objective,
+    cuts: tuple[int, ...],
+) -> float:
+    """What beginnings of reference responses foretell (see `credit.foretold`), of some responses to some prompts."""
+    known = calibration.responses
+    numbers = [int(i) for i in np.linspace(0, len(known) - 1, min(len(known), ASKED)).round()]
+    batches = [
+        finished(model, known[i].prompt, calibration.sampling, [t.tolist() for t in known[i].tokens[:EACH]])
+        for i in numbers
+    ]
+    signal = Signal(model, reward, calibration.sampling, [r.prompt for r in known], references, objective.worth, cuts)
+    rolled = signal.rolled(numbers, batches)
+    groups = np.split(rolled.worth, np.cumsum([len(b) for b in batches])[:-1])
+    others = np.concatenate([(np.nansum(g) - g) / max(1, np.sum(~np.isnan(g)) - 1) for g in groups])
+    return foretold(Credit(cuts, 1.0), rolled, others)
 
 
 def check_sampling(calibration: Calibration) -> None:
