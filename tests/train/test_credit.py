@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from italic.train.tuning.credit import BEFORE, DOUBT, MEMORY, Credit, Rolled, foretold, parts
+from italic.train.tuning.credit import BEFORE, DOUBT, MEMORY, Credit, Rolled, decays, foretold, parts
 from two_tokens import errors, exact, gradients, table, worth_of
 from two_tokens import others as others_of
 
 NAN = float("nan")
+HALF = np.full(4, 0.5)
 
 
 def rolled(worth, steps, begun):
@@ -38,7 +39,7 @@ def test_where_responses_are_cut() -> None:
 
 def test_before_it_knows_anything_as_much_is_expected_as_the_others_are_worth() -> None:
     found, others = some(0)
-    expected = Credit((4, 8, 12), 0.5).expected(found, others)
+    expected = Credit((4, 8, 12), HALF).expected(found, others)
     for row in range(64):
         going = 1 + int((found.steps[row] > np.array([4, 8, 12])).sum())
         assert expected[row, :going] == pytest.approx(others[row])
@@ -47,7 +48,7 @@ def test_before_it_knows_anything_as_much_is_expected_as_the_others_are_worth() 
 
 def test_what_is_expected_is_a_ridge_regression_on_the_steps_before() -> None:
     """By the normal equations of all steps, older ones weighing less."""
-    credit, before = Credit((4, 8, 12), 1.0), [some(seed) for seed in range(3)]
+    credit, before = Credit((4, 8, 12), np.ones(4)), [some(seed) for seed in range(3)]
     for found, others in before:
         credit.learn(found, others)
     now, told = some(9)
@@ -64,30 +65,30 @@ def test_what_is_expected_is_a_ridge_regression_on_the_steps_before() -> None:
         assert credit.expected(now, told)[here, j] == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.6, 1.0])
-def test_credit_is_the_decayed_sum_of_what_is_added(decay: float) -> None:
-    credit = Credit((4, 8, 12), decay)
+@pytest.mark.parametrize("weights", [[0.0] * 4, [0.6] * 4, [1.0, 0.3, 0.7, 0.1], [1.0] * 4], ids=str)
+def test_credit_is_the_decayed_sum_of_what_is_added(weights: list[float]) -> None:
+    credit = Credit((4, 8, 12), weights)
     credit.learn(*some(1))
     found, others = some(2)
     expected, assigned = credit.expected(found, others), credit.assign(found, others)
     for j in range(4):
         added = [expected[:, k + 1] - expected[:, k] for k in range(j, 4)]
-        assert assigned[:, j] == pytest.approx(sum(decay**k * a for k, a in enumerate(added)))
-    if decay == 1:
+        assert assigned[:, j] == pytest.approx(sum(np.prod(weights[j : j + k]) * a for k, a in enumerate(added)))
+    if weights == [1.0] * 4:
         assert assigned == pytest.approx(found.worth[:, None] - expected[:, :-1])
 
 
 def test_tokens_have_the_credit_of_their_part() -> None:
-    credit = Credit((2, 3), 1.0)
+    credit = Credit((2, 3), np.ones(3))
     assert credit.of_tokens(np.array([[1.0, 2.0, 3.0]]), 5).tolist() == [[1.0, 1.0, 2.0, 3.0, 3.0]]
 
 
 def test_what_is_missing_gives_no_credit_and_teaches_nothing() -> None:
     found = rolled([1.0, NAN, 2.0], [9, 9, 9], [[0.5, 0.7], [0.1, 0.2], [NAN, 0.3]])
-    credit, others = Credit((3, 6), 1.0), np.array([0.5, 0.5, NAN])
+    credit, others = Credit((3, 6), np.ones(3)), np.array([0.5, 0.5, NAN])
     assert credit.assign(found, others)[1:].tolist() == [[0.0] * 3] * 2
     credit.learn(found, others)
-    alone = Credit((3, 6), 1.0)
+    alone = Credit((3, 6), np.ones(3))
     alone.learn(rolled([1.0], [9], [[0.5, 0.7]]), np.array([0.5]))
     assert np.array_equal(credit.squares, alone.squares)
     found = rolled([1.0, 2.0], [9, 9], [[0.5, 0.7], [NAN, 0.3]])
@@ -96,27 +97,48 @@ def test_what_is_missing_gives_no_credit_and_teaches_nothing() -> None:
 
 
 def test_what_is_known_outlives_a_checkpoint() -> None:
-    credit, other = Credit((4, 8, 12), 0.5), Credit((4, 8, 12), 0.5)
+    credit, other = Credit((4, 8, 12), HALF), Credit((4, 8, 12), HALF)
     credit.learn(*some(1))
     other.restore(json.loads(json.dumps(credit.state())))
     assert np.array_equal(credit.assign(*some(2)), other.assign(*some(2)))
 
 
 def test_what_beginnings_foretell() -> None:
+    """In two cuts: nothing and then half; nothing and then all; nothing at all."""
     rng = np.random.default_rng(0)
-    worth, noise, steps = rng.normal(size=4000), rng.normal(size=(4000, 2)), np.full(4000, 9)
-    credit, others = Credit((3, 6), 1.0), np.zeros(4000)
-    assert foretold(credit, rolled(worth, steps, np.column_stack([noise[:, 0], worth])), others) > 0.99
+    worth, noise, steps, others = rng.normal(size=4000), rng.normal(size=(4000, 2)), np.full(4000, 9), np.zeros(4000)
     half = rolled(worth + noise[:, 1], steps, np.column_stack([noise[:, 0], worth]))
-    assert foretold(credit, half, others) == pytest.approx(0.5, abs=0.04)
-    assert abs(foretold(credit, rolled(worth, steps, noise), others)) < 0.01
-    assert np.isnan(foretold(credit, rolled(np.zeros(5), steps[:5], noise[:5]), np.zeros(5)))
-    assert not credit.squares.any()
+    assert foretold((3, 6), half, others) == pytest.approx([0, 0, 0.5, 1], abs=0.04)
+    whole = rolled(worth, steps, np.column_stack([noise[:, 0], worth]))
+    assert foretold((3, 6), whole, others) == pytest.approx([0, 0, 1, 1], abs=0.01)
+    nothing = rolled(worth, steps, noise)
+    assert foretold((3, 6), nothing, others) == pytest.approx([0, 0, 0, 1], abs=0.01)
+
+
+def test_what_has_ended_is_known() -> None:
+    worth = np.random.default_rng(1).normal(size=2000)
+    steps = np.where(np.arange(2000) % 2, 9, 2)
+    begun = np.where(steps[:, None] > 2, 0.0, np.full((2000, 2), NAN))
+    assert foretold((3, 6), rolled(worth, steps, begun), np.zeros(2000)) == pytest.approx([0, 0.5, 0.5, 1], abs=0.03)
+
+
+def test_where_nothing_is_left_to_know_nothing_is_foretold() -> None:
+    same = rolled(np.zeros(5), np.full(5, 9), np.zeros((5, 2)))
+    assert foretold((3, 6), same, np.zeros(5)).tolist() == [0, 0, 0, 1]
+    unknown = rolled(np.full(5, NAN), np.full(5, 9), np.zeros((5, 2)))
+    assert foretold((3, 6), unknown, np.zeros(5)).tolist() == [0, 0, 0, 1]
+
+
+def test_lambda_is_below_1_where_a_part_reveals_something() -> None:
+    """Three parts, an even share being a third: one reveals nothing, one half of that, one more than that."""
+    assert decays(np.array([0, 0, 1 / 6, 1]), 0.6) == pytest.approx([1, 0.8, 0.6])
+    assert decays(np.array([0, -0.01, 0.5, 1]), 0.0) == pytest.approx([1, 0, 0])
+    assert decays(np.array([0, 0.3, 0.6, 1]), 1.0).tolist() == [1, 1, 1]
 
 
 def by_parts(told, decay):
     """Advantages of two parts of a token each. told: [3], what a first token is said to be worth."""
-    credit = Credit((1,), decay)
+    credit = Credit((1,), [decay, 1.0])
     credit.squares[1], credit.products[1] = 1e9 * np.eye(4), 1e9 * np.array([0, 0, 1.0, 0])
 
     def advantages(value, first):

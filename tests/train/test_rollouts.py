@@ -100,10 +100,10 @@ class Lengths:
         ]
 
 
-def signal(tiny, reward, aim):
+def signal(tiny, reward, aim, cuts=()):
     prompts = [Prompt("a", "the thing"), Prompt("b", "an")]
     references = [np.array([0.0, 2.0, 4.0, 6.0]), np.array([0.0, 1.0, 1.0, 9.0])]
-    return Signal(tiny, reward, LAW, prompts, references, aim.worth)
+    return Signal(tiny, reward, LAW, prompts, references, aim.worth, cuts)
 
 
 def completions(tiny, *lengths):
@@ -121,6 +121,22 @@ def test_a_rollout_is_worth_what_its_own_prompts_references_say(tiny) -> None:
     assert found == pytest.approx([a[0], b[0], a[1], b[1]])
     assert told["true_reward"] == 3.0
     assert told["quantile"] == pytest.approx((0.5 + 0.75 + 0.5 + 0.75) / 4)
+
+
+def test_beginnings_are_judged_as_if_they_were_responses(tiny) -> None:
+    """Only of responses that go on behind them; a missing score of a beginning is not known."""
+    aim = vbon(3, 4)
+    asked = signal(tiny, Lengths(missing=(4,)), aim, cuts=(2, 4))
+    asked(completion_ids=completions(tiny, 3, 1, 5, 2), row=[0, 1, 0, 1], log_metric=lambda *_: None)
+    found = asked.last
+    reference = np.array([0.0, 2.0, 4.0, 6.0])
+    two = [aim.worth(np.array([2.0]), reference)[0], 0.375]
+    nothing = [np.nan, np.nan]
+    wanted = [[two, nothing], [nothing, nothing], [two, nothing], [nothing, nothing]]
+    assert np.array_equal(found.begun, wanted, equal_nan=True)
+    assert found.rewards.tolist() == [3.0, 1.0, 5.0, 2.0]
+    assert found.steps.tolist() == [3, 1, 5, 2]
+    assert found.quantiles.tolist() == [0.5, 0.5, 0.75, 0.75]
 
 
 def test_a_missing_score_keeps_a_rollout_out(tiny) -> None:

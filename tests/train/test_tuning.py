@@ -104,11 +104,32 @@ def test_one_draw_comes_to_be_as_good_as_the_best_of_four(place, tmp_path) -> No
     assert not (tmp_path / "out" / "checkpoints").exists()
 
 
+def test_parts_have_credit_where_the_reward_of_beginnings_foretells(place, tmp_path) -> None:
+    """The letters' rewards add up, so that what a beginning is worth is known; but only a reward that says so is asked
+    about beginnings unbidden.
+    """
+    foretells = ("--reward", f"function:{place / 'reward.py'}:letters:partial=true")
+    calibrate = ("calibrate", place / "prompts.jsonl", *pair(place)[:2], *foretells, "--samples", "64", "--quiet")
+    words = ("--max-tokens", "6", "--lengths", "none", "--json", "--out", tmp_path / "known.parquet")
+    assert run(*calibrate, *words) == 0
+    words = ("train", "vbon", place / "prompts.jsonl", *pair(place)[:2], *foretells, "--n", "4", *ENOUGH, "--quiet")
+    assert run(*words, "--calibration", tmp_path / "known.parquet", "--out", tmp_path / "out") == 0
+    report = json.loads((tmp_path / "out" / "tuning.json").read_text())["report"]
+    assert report["gae_lambda"] == 0.75
+    assert 0.3 < report["foretold"] < 1
+    found = measured(place, tmp_path / "out")
+    assert found.share.mean > 0.85
+    assert found.kl.mean < report["kl_expected"] + 0.25
+    _, silent = train(place, tmp_path / "silent")
+    assert silent["gae_lambda"] == 1
+    assert "foretold" not in silent
+
+
 @pytest.mark.slow
 def test_two_processes_train_one_model(place, tmp_path) -> None:
     words = (
         *("train", "vbon", place / "prompts.jsonl", "--n", "4", *pair(place), *ENOUGH, "--quiet", "--json"),
-        *("--calibration", place / "known.parquet", "--out", tmp_path / "out"),
+        *("--gae-lambda", "0.9", "--calibration", place / "known.parquet", "--out", tmp_path / "out"),
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -164,8 +185,10 @@ def test_the_offline_trainers_learn_without_rollouts(place, tmp_path, goal) -> N
         ("infalign", "--transform", "raw", "--kl", "0.2"),
         ("vbon", "--n", "4", "--trainer", "qrpo"),
         ("bonbon", "--n", "4", "--lora", "2"),
+        ("vbon", "--n", "4", "--gae-lambda", "0.5"),
+        ("vbon", "--n", "4", "--set", "bf16=true"),
     ],
-    ids=["lora", "infalign", "raw", "qrpo", "bonbon"],
+    ids=["lora", "infalign", "raw", "qrpo", "bonbon", "credit", "bf16"],
 )
 def test_an_interrupted_run_ends_as_an_undisturbed_one(place, tmp_path, monkeypatch, goal) -> None:
     from italic.train.tuning.common import Told
@@ -236,6 +259,9 @@ REFUSED = {
     "parts": (("--set", "gradient_accumulation_steps=3"), "8 rollouts a step in 3 parts"),
     "report": (("--report-to", "paper"), "Give one of tensorboard, trackio, wandb"),
     "n": (("--n", "1"), "variational best-of-1"),
+    "lambda": (("--gae-lambda", "2"), "Give a number from 0 to 1"),
+    "lambda offline": (("--gae-lambda", "0.5", "--trainer", "qrpo"), "--gae-lambda with qrpo, which has no rollouts"),
+    "half": (("--set", "bf16=some"), "Give bf16=true or bf16=false"),
 }
 
 

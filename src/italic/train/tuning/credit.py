@@ -5,13 +5,13 @@ Most of that was decided elsewhere in the response, which to this token is noise
 part, and the reward asked what it would be worth if it ended there. A regression of what responses came to be worth on
 that tells what is to be expected after part j, V_j, and so
 
-    delta_j = V_(j+1) - V_j                           what part j has added; the last V is the worth itself
-    credit of part j = sum_k lambda^k delta_(j+k)     (generalised advantage estimation, 1506.02438, equation 16).
+    delta_j = V_(j+1) - V_j                               what part j has added; the last V is the worth itself
+    credit of part j = delta_j + lambda_j credit of j + 1    (generalised advantage estimation, 1506.02438).
 
 With lambda = 1 that is the worth less V_j, and the gradient is unbiased whatever V is, for V knows nothing of the
-part's own tokens and is fitted to earlier steps. With a smaller lambda a part has less credit for what comes long after
-it: far less noise, and a bias where V does not see what the part has decided. So it is for rewards whose scores of
-beginnings foretell those of whole responses.
+part's own tokens and is fitted to earlier steps. With a smaller lambda a part has less credit for what comes after it:
+far less noise, and a bias where V does not see what the part has decided. So lambda_j is below 1 only as far as
+beginnings foretell more behind the part than before it: a part that decides what shows later keeps the credit.
 """
 
 from __future__ import annotations
@@ -57,12 +57,13 @@ class Rolled(NamedTuple):
 class Credit:
     """Gives each part of a response its credit, and learns what is to be expected from step to step.
 
-    cuts: int [J], see `parts`. decay: lambda. squares, products: what the J + 1 regressions know, their moments.
+    cuts: int [J], see `parts`. decays: lambda of each part, J + 1 numbers, of which the last does not matter. squares,
+    products: what the J + 1 regressions know, their moments.
     """
 
-    def __init__(self, cuts: Sequence[int], decay: float) -> None:
+    def __init__(self, cuts: Sequence[int], decays: Sequence[float] | Array) -> None:
         self.cuts = np.asarray(cuts, dtype=np.int64)
-        self.decay = decay
+        self.decays = tuple(decays)
         size = len(BEFORE)
         self.squares = np.zeros((len(cuts) + 1, size, size))
         self.products = np.zeros((len(cuts) + 1, size))
@@ -87,7 +88,7 @@ class Credit:
         added = np.diff(self.expected(rolled, others), axis=1)
         credit, later = np.empty_like(added), np.zeros(len(added))
         for j in reversed(range(added.shape[1])):
-            credit[:, j] = later = added[:, j] + self.decay * later
+            credit[:, j] = later = added[:, j] + self.decays[j] * later
         return np.where(np.isnan(rolled.worth + others)[:, None], 0.0, credit)
 
     def learn(self, rolled: Rolled, others: Array) -> None:
@@ -119,16 +120,23 @@ class Credit:
         return rolled.steps[:, None] > starts, np.concatenate([np.ones_like(others), others, begun], axis=2)
 
 
-def foretold(credit: Credit, rolled: Rolled, others: Array) -> float:
-    """Which share of the variance of what responses are worth, about the others' mean, their beginnings foretell three
-    quarters through the mean response: of these very responses, so that it is a little too large for few.
+def foretold(cuts: Sequence[int], rolled: Rolled, others: Array) -> Array:
+    """Which share of the variance of what responses are worth is known before each part, and at the end.
 
-    NaN if no response goes on that far, or all are worth what the others are.
+    Returns float64 [J + 2], from 0, what the others' mean tells, to 1. It is that of these very responses, so that it
+    is a little too large for few. All but the last are 0 if nothing is left to know, or no response is known.
     """
-    at = int(np.searchsorted(credit.cuts, 0.75 * rolled.steps.mean(), side="right"))
-    trial = Credit(credit.cuts, credit.decay)
-    trial.learn(rolled, others)
-    here = (rolled.steps > (credit.cuts[at - 1] if at else 0)) & ~np.isnan(rolled.worth + others)
-    left = (rolled.worth - trial.expected(rolled, others)[:, at])[here]
-    whole = (rolled.worth - others)[here]
-    return float(1 - np.mean(left**2) / np.mean(whole**2)) if len(whole) and np.any(whole) else float("nan")
+    credit = Credit(cuts, np.ones(len(cuts) + 1))
+    credit.learn(rolled, others)
+    off = rolled.worth[:, None] - credit.expected(rolled, others)
+    left = np.sum(off[~np.isnan(rolled.worth + others)] ** 2, axis=0)
+    return np.append(1 - left[:-1] / left[0] if left[0] > 0 else np.zeros(len(left) - 1), 1.0)
+
+
+def decays(shares: Array, gae_lambda: float) -> Array:
+    """lambda of each part: `gae_lambda` where it reveals an even share of the variance or more, 1 where nothing.
+
+    shares: float64 [J + 2], see `foretold`. Returns float64 [J + 1].
+    """
+    revealed = np.clip(np.diff(shares) * (len(shares) - 1), 0, 1)
+    return np.asarray(1 - (1 - gae_lambda) * revealed)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from italic.core.errors import RecordError, UsageError
 from italic.core.protocols import Reward
 from italic.train.tuning.common import Told, processes
-from italic.train.tuning.credit import Credit, foretold, parts
+from italic.train.tuning.credit import Credit, decays, foretold, parts
 from italic.train.tuning.losses import bonbon_loss, qrpo_loss
 from italic.train.tuning.objective import Objective
 from italic.train.tuning.offline import Lesson, offline
@@ -30,8 +30,8 @@ LAST = 0.1
 """The report's figures are means over this share of the steps, the last ones."""
 GAE_LAMBDA = 0.75
 """Of the credit of parts, where beginnings foretell enough."""
-FORETELLS = 0.2
-"""The share of the variance that is enough."""
+FORETELLS, LATE = 0.2, 0.75
+"""The share of the variance that is enough, and at which share of the mean response."""
 ASKED, EACH = 64, 16
 """Of so many prompts so many reference responses are cut to see that, at most."""
 ALIKE = 0.02
@@ -100,20 +100,17 @@ def _credit(
     """Where rollouts are cut and who gives their parts credit, and what the report says of it; nowhere and None if each
     token has that of the whole.
 
-    A lambda that was typed is taken. Otherwise beginnings of reference responses are scored, if the reward says that
-    this means something, and what they foretell decides.
+    Beginnings of reference responses are scored first, if the reward says that this means something, or a lambda was
+    typed: they say which parts reveal what. If that is enough, a lambda that was not typed is chosen.
     """
-    cuts = parts(calibration.sampling.max_tokens)
-    given = tuning.gae_lambda
-    if given is None and reward.partial and cuts:
-        share = _foretold(model, reward, calibration, references, objective, cuts)
-        chosen = GAE_LAMBDA if share >= FORETELLS else 1.0
-        told = {"foretold": share, "gae_lambda": chosen}
-    else:
-        chosen = 1.0 if given is None else given
-        told = {"gae_lambda": chosen}
-    whole = chosen == 1.0 and given is None
-    return ((), None, told) if whole or not cuts else (cuts, Credit(cuts, chosen), told)
+    cuts, given = parts(calibration.sampling.max_tokens), tuning.gae_lambda
+    if not cuts or (given is None and not reward.partial):
+        return (), None, {"gae_lambda": 1.0}
+    shares = _foretold(model, reward, calibration, references, objective, cuts)
+    late = shares[int(np.searchsorted(cuts, LATE * calibration.mean_length, side="right"))]
+    chosen = given if given is not None else GAE_LAMBDA if late >= FORETELLS else 1.0
+    told = {"foretold": float(late), "gae_lambda": chosen}
+    return (cuts, Credit(cuts, decays(shares, chosen)), told) if given is not None or chosen < 1 else ((), None, told)
 
 
 def _foretold(
@@ -123,7 +120,7 @@ def _foretold(
     references: Sequence[Array],
     objective: Objective,
     cuts: tuple[int, ...],
-) -> float:
+) -> Array:
     """What beginnings of reference responses foretell (see `credit.foretold`), of some responses to some prompts."""
     known = calibration.responses
     numbers = [int(i) for i in np.linspace(0, len(known) - 1, min(len(known), ASKED)).round()]
@@ -135,7 +132,7 @@ def _foretold(
     rolled = signal.rolled(numbers, batches)
     groups = np.split(rolled.worth, np.cumsum([len(b) for b in batches])[:-1])
     others = np.concatenate([(np.nansum(g) - g) / max(1, np.sum(~np.isnan(g)) - 1) for g in groups])
-    return foretold(Credit(cuts, 1.0), rolled, others)
+    return foretold(cuts, rolled, others)
 
 
 def check_sampling(calibration: Calibration) -> None:
