@@ -49,7 +49,8 @@ def gradients(logits, known, worth, advantages):
         mask = torch.stack([torch.ones(ROWS), (first > 0).float()], dim=1)
         value = torch.where(first > 0, worth[first, second], worth[0, 0])
         batch = Batch(torch.stack([first, second], dim=1), mask, advantages(value, first))
-        loss, _ = tilting_loss(laws(free, first), laws(known, first), batch, BETA)
+        there = mask.bool()
+        loss, _ = tilting_loss(laws(free, first)[there], laws(known, first)[there], batch, BETA)
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, free)]).double().numpy())
     return np.array(found)
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 
+from borders import NEAR, distances, parting
 from italic import Alignment, Prompt, Sampling, align, build_model, build_reward
 from italic.cli.demo import bundled_prompts
 from italic.core.drafts import TextDrafts
-from italic.core.keys import uniforms
 from italic.core.protocols import Reward
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("always:prompt .* parts at token")]
 
-NEAR = 1e-5
 PROMPTS = 50
 METHOD = "best-of-n:n=8"
 SAMPLING = Sampling(max_tokens=48)
@@ -52,20 +52,14 @@ def by_prompt(answers: Alignment) -> dict[str, TextDrafts]:
     return {r.prompt.id: r.outcome.drafts for r in answers.results}  # type: ignore[misc]
 
 
-def distance(drafts: TextDrafts, row: int, at: int) -> float:
-    """How near the draw of one token is to a border between two tokens, by the model without a cache, in float64."""
-    import torch
+@cache
+def exact() -> Any:
+    """The bundled model in float64."""
     from transformers import AutoModelForCausalLM
 
     from italic.models.transformers.load import bundled
 
-    network = AutoModelForCausalLM.from_pretrained(bundled(), dtype=torch.float64)
-    ids = np.concatenate([drafts.prompt_tokens, drafts.tokens[row][:at]]).astype(np.int64)
-    with torch.inference_mode():
-        logits = network(torch.from_numpy(ids)[None]).logits[0, -1]
-    borders = torch.softmax(logits, -1).cumsum(-1).numpy()
-    draw = uniforms(drafts.seeds[[row]], np.array([at]))[0]
-    return float(np.abs(borders - draw).min())
+    return AutoModelForCausalLM.from_pretrained(bundled(), dtype="float64")
 
 
 def hold(other: dict[str, TextDrafts]) -> None:
@@ -74,10 +68,9 @@ def hold(other: dict[str, TextDrafts]) -> None:
     for name, drafts in other.items():
         expected = reference()[name]
         for row, (one, two) in enumerate(zip(drafts.tokens, expected.tokens, strict=True)):
-            if not np.array_equal(one, two):
-                shorter = min(len(one), len(two))
-                at = int(np.argmax(one[:shorter] != two[:shorter])) if shorter else 0
-                near = distance(expected, row, at)
+            at = parting(one, two)
+            if at is not None:
+                near = distances(exact(), expected, row)[at]
                 assert near <= NEAR, f"prompt {name}, draft {row}, token {at}: {near:.1e} from a border"
                 warnings.warn(f"prompt {name}, draft {row} parts at token {at}, {near:.1e} from a border", stacklevel=1)
 

@@ -76,7 +76,7 @@ def test_rollouts_in_bfloat16_are_nearly_the_same_law_and_leave_no_trace(tiny) -
     exact, half = (Rollouts(tiny, LAW, Key(1), pad=0, half=half) for half in (False, True))
     before, rounded = exact(*many), half(*many)
     start = ids.shape[1]
-    assert float((before[:, start] == rounded[:, start]).float().mean()) > 0.9
+    assert float((before[:, start] == rounded[:, start]).float().mean()) > 0.75
     assert not torch.equal(before, rounded)
     assert torch.equal(exact(*many), before)
     assert not any("forward" in vars(module) for module in tiny.network.decoder.modules())

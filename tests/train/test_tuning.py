@@ -108,7 +108,7 @@ def test_parts_have_credit_where_the_reward_of_beginnings_foretells(place, tmp_p
     """The letters' rewards add up, so that what a beginning is worth is known; but only a reward that says so is asked
     about beginnings unbidden.
     """
-    foretells = ("--reward", f"function:{place / 'reward.py'}:letters:partial=true")
+    foretells = ("--reward", f"function:{place / 'reward.py'}:letters,partial=true")
     calibrate = ("calibrate", place / "prompts.jsonl", *pair(place)[:2], *foretells, "--samples", "64", "--quiet")
     words = ("--max-tokens", "6", "--lengths", "none", "--json", "--out", tmp_path / "known.parquet")
     assert run(*calibrate, *words) == 0
@@ -162,7 +162,7 @@ def test_several_processes_want_a_calibration(place, tmp_path, monkeypatch, caps
 
 def test_beta_is_led_to_the_divergence_that_is_asked_for(place, tmp_path) -> None:
     goal = ("infalign", "--procedure", "best-of-n:n=2", "--kl", "0.4")
-    steps = ("--steps", "160", *ENOUGH[2:6], "--rate", "0.01", "--warmup", "4")
+    steps = ("--steps", "320", "--prompts-per-step", "4", "--group", "16", "--rate", "0.01", "--warmup", "4")
     done, report = train(place, tmp_path / "out", goal=goal, steps=steps)
     assert done == 0
     assert report["kl"] == pytest.approx(0.4, rel=0.2)

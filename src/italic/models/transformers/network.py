@@ -31,7 +31,8 @@ class Network:
         self._takes_keep = "logits_to_keep" in takes
         self._last_only = self._keep(1)
         self._positions = "position_ids" in takes
-        self._cache = "cache" if "cache" in takes else "past_key_values"  # before Transformers 5.24
+        named = {*takes, *inspect.signature(type(decoder).forward).parameters}
+        self._cache = "cache" if "cache" in named else "past_key_values"  # before Transformers 5.24
         self._layout: Layout | None = None
         self._range = torch.arange(0)
 

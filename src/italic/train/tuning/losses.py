@@ -32,17 +32,17 @@ class Batch(NamedTuple):
 def tilting_loss(logps: Tensor, known: Tensor, batch: Batch, beta: float) -> tuple[Tensor, Tensor]:
     """The loss of rollouts, and the divergence of each, [B], nats.
 
-    logps, known: [B, L, V], log-probabilities of every next token under the policy and the reference. The gradient is,
-    in the mean, that of beta KL(pi || p) - E[worth] (see `online`).
+    logps, known: [M, V], log-probabilities of every next token, where there is one, under the policy and the reference,
+    rollout by rollout. The gradient is, in the mean, that of beta KL(pi || p) - E[worth] (see `online`).
     """
-    mask = batch.mask
-    divergence = (logps.exp() * (logps - known)).sum(dim=2) * mask
-    cost = divergence.detach()
+    there = batch.mask.bool()
+    divergence = (logps.exp() * (logps - known)).sum(dim=1)
+    cost = torch.zeros_like(batch.mask).masked_scatter(there, divergence.detach())
     later = cost.flip(1).cumsum(1).flip(1) - cost
     others = (later.sum(dim=0) - later) / max(len(later) - 1, 1)
-    drawn = logps.gather(2, batch.tokens[..., None])[..., 0]
-    gains = batch.advantages - beta * (later - others)
-    return ((beta * divergence - gains * drawn) * mask).sum(dim=1).mean(), cost.sum(dim=1)
+    drawn = logps.gather(1, batch.tokens[there][:, None])[:, 0]
+    gains = (batch.advantages - beta * (later - others))[there]
+    return (beta * divergence - gains * drawn).sum() / len(there), cost.sum(dim=1)
 
 
 def qrpo_loss(beta: float, log_z: float) -> Offline:
@@ -71,4 +71,5 @@ def bonbon_loss(n: int) -> Offline:
 
 def log_laws(logits: Tensor, temperature: float) -> Tensor:
     """Log-probabilities, float32, of logits [..., V] at a temperature."""
-    return torch.log_softmax(logits.float() / temperature, dim=-1)
+    logits = logits.float()
+    return torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)

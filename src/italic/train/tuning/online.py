@@ -140,7 +140,7 @@ class ExactDivergence(trl.RLOOTrainer):
         return loss
 
     def _laws(self, model: Any, asked: Asked) -> Tensor:
-        """Log-probabilities of every next token of the completions: [B, L, V]."""
+        """Log-probabilities of every next token of the completions, one after another: [M, V]."""
         with halved(self.model, self._half):
             logits = model(**asked.inputs, use_cache=False).logits
         return log_laws(asked.pick(logits), self.temperature)

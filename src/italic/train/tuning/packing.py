@@ -20,8 +20,8 @@ LONGEST = 1024
 
 class Packed(NamedTuple):
     """G rows of S tokens. ids, positions: int64 [G, S]; mask: [G, 1, S, S], added to attention scores; keep: for how
-    many last positions logits are needed. place: int64 [B, L], where among the G * keep logits that which predicts each
-    token of each response is found.
+    many last positions logits are needed. place: int64 [M], where among the G * keep logits that which predicts each
+    token of each response is found, M tokens, response by response.
     """
 
     ids: Tensor
@@ -41,7 +41,7 @@ def pack(prompts: Tensor, known: Tensor, responses: Tensor, there: Tensor, dtype
     for row, (ids, mask) in enumerate(zip(prompts, known, strict=True)):
         groups.setdefault(tuple(ids[mask.bool()].tolist()), []).append(row)
     sizes = there.sum(dim=1).tolist()
-    start, width = prompts.shape[1], responses.shape[1]
+    start = prompts.shape[1]
     longest = start + max(sum(sizes[row] for row in rows) for rows in groups.values())
     if longest > LONGEST:
         return None
@@ -49,7 +49,7 @@ def pack(prompts: Tensor, known: Tensor, responses: Tensor, there: Tensor, dtype
     ids = prompts.new_zeros((count, longest))
     positions = torch.zeros_like(ids)
     owner = torch.full_like(ids, -1)  # -1: padding, 0: the prompt, k: the k-th response
-    place = prompts.new_zeros((len(prompts), width))
+    place = prompts.new_zeros((len(prompts), responses.shape[1]))
     for group, rows in enumerate(groups.values()):
         first = rows[0]
         length = int(known[first].sum())
@@ -71,19 +71,18 @@ def pack(prompts: Tensor, known: Tensor, responses: Tensor, there: Tensor, dtype
     same = (owner[:, :, None] == owner[:, None, :]) | (owner[:, None, :] == 0)
     seen = (causal & same & (owner[:, None, :] >= 0)) | torch.eye(longest, dtype=torch.bool, device=ids.device)
     mask = torch.zeros(seen.shape, dtype=dtype, device=ids.device).masked_fill_(~seen, torch.finfo(dtype).min)
-    return Packed(ids, positions, mask[:, None], keep, place)
+    return Packed(ids, positions, mask[:, None], keep, place[there.bool()])
 
 
 class Asked(NamedTuple):
-    """What a network is asked for a batch, and where its answers are."""
+    """What a network is asked for a batch, and where its answers are. place: int64 [M], see `Packed`."""
 
     inputs: dict[str, Any]
-    place: Tensor | None
+    place: Tensor
 
     def pick(self, found: Tensor) -> Tensor:
-        """Of what stands at the network's last positions, [G, S, X], what is before each response token: [B, L, X]."""
-        last = found[:, -self.inputs["logits_to_keep"] :]
-        return last[:, :-1] if self.place is None else last.flatten(0, 1)[self.place]
+        """Of what stands at the network's last positions, [G, S, X], what is before each response token: [M, X]."""
+        return found[:, -self.inputs["logits_to_keep"] :].flatten(0, 1)[self.place]
 
 
 def ask(prompts: Tensor, known: Tensor, responses: Tensor, there: Tensor, dtype: torch.dtype, *, packed: bool) -> Asked:
@@ -99,4 +98,5 @@ def ask(prompts: Tensor, known: Tensor, responses: Tensor, there: Tensor, dtype:
         "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0),
         "logits_to_keep": responses.shape[1] + 1,
     }
-    return Asked(inputs, None)
+    row, column = there.bool().nonzero(as_tuple=True)
+    return Asked(inputs, row * (responses.shape[1] + 1) + column)
