@@ -115,7 +115,7 @@ def test_parts_have_credit_where_the_reward_of_beginnings_foretells(place, tmp_p
     words = ("train", "vbon", place / "prompts.jsonl", *pair(place)[:2], *foretells, "--n", "4", *ENOUGH, "--quiet")
     assert run(*words, "--calibration", tmp_path / "known.parquet", "--out", tmp_path / "out") == 0
     report = json.loads((tmp_path / "out" / "tuning.json").read_text())["report"]
-    assert report["gae_lambda"] == 0.75
+    assert report["gae_lambda"] == 0.9
     assert 0.3 < report["foretold"] < 1
     found = measured(place, tmp_path / "out")
     assert found.share.mean > 0.85

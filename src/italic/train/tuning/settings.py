@@ -50,7 +50,7 @@ class Tuning:
             if value < least:
                 raise UsageError(f"--{FLAGS.get(name, name)} {value}", hint=f"Give {least} or more.")
         if self.gae_lambda is not None and not 0 <= self.gae_lambda <= 1:
-            raise UsageError(f"--gae-lambda {self.gae_lambda}", hint="Give a number from 0 to 1, such as 0.75.")
+            raise UsageError(f"--gae-lambda {self.gae_lambda}", hint="Give a number from 0 to 1, such as 0.9.")
         if self.gae_lambda is not None and self.trainer != "rloo":
             raise UsageError(f"--gae-lambda with {self.trainer}, which has no rollouts", hint="Leave it out.")
         if not 0 < self.rate < 1:

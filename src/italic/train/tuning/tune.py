@@ -28,7 +28,7 @@ Listen: TypeAlias = Callable[[int, int, Mapping[str, float]], None]
 
 LAST = 0.1
 """The report's figures are means over this share of the steps, the last ones."""
-GAE_LAMBDA = 0.75
+GAE_LAMBDA = 0.9
 """Of the credit of parts, where beginnings foretell enough."""
 FORETELLS, LATE = 0.2, 0.75
 """The share of the variance that is enough, and at which share of the mean response."""
