@@ -83,7 +83,7 @@ def test_rollouts_in_bfloat16_are_nearly_the_same_law_and_leave_no_trace(tiny) -
 
 
 class Lengths:
-    """Rewards a text by its length; some are missing, or infinite."""
+    """Rewards a text by its length; some are missing, or infinite. It is asked about finished texts alone."""
 
     name, needs, partial, deterministic = "lengths", frozenset({"texts"}), False, True
 
@@ -91,6 +91,7 @@ class Lengths:
         self.missing, self.infinite = missing, infinite
 
     def score(self, batches):
+        assert all(batch.done.all() for batch in batches)
         return [
             Scored(
                 np.array([-np.inf if len(t) in self.infinite else float(len(t)) for t in b.texts]),

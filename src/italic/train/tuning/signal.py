@@ -42,7 +42,7 @@ class Signal:
         prompts: Sequence[Prompt],
         references: Sequence[Array],
         worth: Worth,
-        cuts: Sequence[int] = (),
+        cuts: Sequence[int] | NDArray[np.int64] = (),
     ) -> None:
         self.last: Rolled | None = None
         self._cuts = np.asarray(cuts, dtype=np.int64)

@@ -63,7 +63,8 @@ def tune(
     told: dict[str, float] = {}
     if tuning.trainer == "rloo":
         target = objective.kl if objective.lead else None
-        cuts, credit, told = _credit(model, reward, calibration, references, objective, tuning)
+        credit, told = _credit(model, reward, calibration, references, objective, tuning)
+        cuts = () if credit is None else credit.cuts
         signal = Signal(model, reward, calibration.sampling, prompts, references, objective.worth, cuts)
         log = rloo(model, signal, credit, prompts, objective.beta, target, tuning, calibration.sampling, folder, watch)
     else:
@@ -96,21 +97,20 @@ def _credit(
     references: Sequence[Array],
     objective: Objective,
     tuning: Tuning,
-) -> tuple[tuple[int, ...], Credit | None, dict[str, float]]:
-    """Where rollouts are cut and who gives their parts credit, and what the report says of it; nowhere and None if each
-    token has that of the whole.
+) -> tuple[Credit | None, dict[str, float]]:
+    """Who gives the parts of rollouts credit, and what the report says of it; None if each token has that of the whole.
 
     Beginnings of reference responses are scored first, if the reward says that this means something, or a lambda was
     typed: they say which parts reveal what. If that is enough, a lambda that was not typed is chosen.
     """
     cuts, given = parts(calibration.sampling.max_tokens), tuning.gae_lambda
     if not cuts or (given is None and not reward.partial):
-        return (), None, {"gae_lambda": 1.0}
+        return None, {"gae_lambda": 1.0}
     shares = _foretold(model, reward, calibration, references, objective, cuts)
     late = shares[int(np.searchsorted(cuts, LATE * calibration.mean_length, side="right"))]
     chosen = given if given is not None else GAE_LAMBDA if late >= FORETELLS else 1.0
     told = {"foretold": float(late), "gae_lambda": chosen}
-    return (cuts, Credit(cuts, decays(shares, chosen)), told) if given is not None or chosen < 1 else ((), None, told)
+    return None if given is None and chosen == 1 else Credit(cuts, decays(shares, chosen)), told
 
 
 def _foretold(
