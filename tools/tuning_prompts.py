@@ -19,7 +19,7 @@ from bundled.steps import corpora
 from italic.models.transformers import load as load_model
 from italic.run.inputs import collect
 
-COUNTS = {"dialogue": 170, "story": 342}
+COUNTS = {"dialogue": 340, "story": 684}
 LONGEST = 40
 """Tokens of a prompt, the template's included."""
 SEED = 1
