@@ -2,11 +2,10 @@
 
 `python benchmarks/tuning.py` prints what was measured; `--run NAME ...` (or `--run all`) tunes and measures anew, a
 configuration at a time, into build/tuning, and writes the table; `--plot pareto.png` draws it. Responses have at most
-32 tokens. Training: 512 short requests (benchmarks/prompts), 32 reference responses each. Judged on the 173 bundled
+32 tokens. Training: 1,024 short requests (benchmarks/prompts), 16 reference responses each. Judged on the 173 bundled
 held-out prompts of at most 40 tokens, which are no training prompts: 32 responses of each tuned model and 64 of the
-reference to every prompt. Intervals: 95 %, over prompts. Two cores; `minutes` are those of `italic train`, the
-reference responses (drawn once, `minutes` of "calibrate") not counted. Two runs at once, with one thread each
-(OMP_NUM_THREADS=1), take less time than one after the other; `--beside` then leaves `minutes` out.
+reference to every prompt. Intervals: 95 %, over prompts. Two cores; `minutes` are those of `italic train` in two
+processes of one thread, the reference responses (drawn once, `minutes` of "calibrate") not counted.
 """
 
 from __future__ import annotations
@@ -112,8 +111,8 @@ def tune(name: str) -> float:
     return float(json.loads((out / "tuning.json").read_text())["report"]["seconds"]) / 60
 
 
-def measure(names: list[str], *, beside: bool) -> None:
-    """Tune and judge, and write each result as soon as it is there. beside: without the time it took."""
+def measure(names: list[str]) -> None:
+    """Tune and judge, and write each result as soon as it is there."""
     WORK.mkdir(parents=True, exist_ok=True)
     note("calibrate", {"minutes": calibrate()})
     reference, reward = load(rows=128), build_reward(REWARD)
@@ -121,8 +120,7 @@ def measure(names: list[str], *, beside: bool) -> None:
     known = sample(held, reference, reward, REFERENCE, seed=1, sampling=SAMPLING)
     note("curve", best_of_n_curve(known, REFERENCE // 2))
     for name in names:
-        took = tune(name)
-        minutes = None if beside else took
+        minutes = tune(name)
         model: Any = build_model(str(place(name)), rows=128)
         drawn = sample(held, model, reward, POLICY, against=reference, seed=2, sampling=SAMPLING)
         found = {use.name: line(judge(drawn, known, use), minutes) for use in CONFIGURATIONS[name].uses}
@@ -136,7 +134,7 @@ def note(name: str, found: Any) -> None:
         write_whole(TABLE, json.dumps({**read(), name: found}, indent=1) + "\n")
 
 
-def line(found: Judgement, minutes: float | None) -> dict[str, Any]:
+def line(found: Judgement, minutes: float) -> dict[str, Any]:
     """A line of the table."""
     return {**plain(vars(found)), "minutes": minutes}
 
@@ -153,15 +151,13 @@ def show(name: str, found: dict[str, Any]) -> None:
             f"{key} {figures[key][0]:.3f} ({figures[key][1]:.3f} to {figures[key][2]:.3f})"
             for key in ("reward", "share", "win_rate", "used_win_rate", "kl")
         ]
-        took = "" if figures["minutes"] is None else f"  {figures['minutes']:.1f} min"
-        print(f"{name:24s} {use:11s} {'  '.join(told)}{took}", flush=True)
+        print(f"{name:24s} {use:11s} {'  '.join(told)}  {figures['minutes']:.1f} min", flush=True)
 
 
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", nargs="+", metavar="NAME", help=f"all, or of {', '.join(CONFIGURATIONS)}")
-    parser.add_argument("--beside", action="store_true", help="another run is under way: no times")
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()
     names = list(CONFIGURATIONS) if arguments.run == ["all"] else arguments.run or []
@@ -169,7 +165,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no configuration {', '.join(sorted(unknown))}; there are {', '.join(CONFIGURATIONS)}")
     if names:
-        measure(names, beside=arguments.beside)
+        measure(names)
     table = {name: found for name, found in read().items() if name in CONFIGURATIONS}
     for name, found in table.items():
         show(name, found)
