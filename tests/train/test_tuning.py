@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,26 @@ def test_parts_have_credit_where_the_reward_of_beginnings_foretells(place, tmp_p
     _, silent = train(place, tmp_path / "silent")
     assert silent["gae_lambda"] == 1
     assert "foretold" not in silent
+
+
+def test_what_is_foretold_is_not_told_by_the_ranks_of_the_others(place, monkeypatch) -> None:
+    """Among all references of a prompt the worths of all but one would say what that one is worth: their sum would be
+    that of the logarithms of the ranks.
+    """
+    from italic.train.tuning import tune
+    from italic.train.tuning.objective import vbon
+    from italic.values.calibration import Calibration
+
+    known = Calibration.load(place / "known.parquet")
+    few = tuple(replace(r, rewards=r.rewards[:12], tokens=r.tokens[:12]) for r in known.responses)
+    seen = []
+    monkeypatch.setattr(tune, "foretold", lambda cuts, rolled, others: seen.append((rolled.worth, others)))
+    model, reward = build_model(str(place / "model")), build_reward(f"function:{place / 'reward.py'}:letters")
+    tune._foretold(model, reward, replace(known, responses=few), vbon(4, 12), (3,))
+    ((worth, others),) = seen
+    worth, sums = worth.reshape(5, 6), worth.reshape(5, 6).sum(axis=1)
+    assert others.reshape(5, 6) == pytest.approx((sums[:, None] - worth) / 5)
+    assert np.std(sums) > 1
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -63,7 +63,7 @@ def tune(
     told: dict[str, float] = {}
     if tuning.trainer == "rloo":
         target = objective.kl if objective.lead else None
-        credit, told = _credit(model, reward, calibration, references, objective, tuning)
+        credit, told = _credit(model, reward, calibration, objective, tuning)
         cuts = () if credit is None else credit.cuts
         signal = Signal(model, reward, calibration.sampling, prompts, references, objective.worth, cuts)
         log = rloo(model, signal, credit, prompts, objective.beta, target, tuning, calibration.sampling, folder, watch)
@@ -94,7 +94,6 @@ def _credit(
     model: Any,
     reward: Reward,
     calibration: Calibration,
-    references: Sequence[Array],
     objective: Objective,
     tuning: Tuning,
 ) -> tuple[Credit | None, dict[str, float]]:
@@ -106,7 +105,7 @@ def _credit(
     cuts, given = parts(calibration.sampling.max_tokens), tuning.gae_lambda
     if not cuts or (given is None and not reward.partial):
         return None, {"gae_lambda": 1.0}
-    shares = _foretold(model, reward, calibration, references, objective, cuts)
+    shares = _foretold(model, reward, calibration, objective, cuts)
     late = shares[int(np.searchsorted(cuts, LATE * calibration.mean_length, side="right"))]
     chosen = given if given is not None else GAE_LAMBDA if late >= FORETELLS else 1.0
     told = {"foretold": float(late), "gae_lambda": chosen}
@@ -117,22 +116,30 @@ def _foretold(
     model: Any,
     reward: Reward,
     calibration: Calibration,
-    references: Sequence[Array],
     objective: Objective,
     cuts: tuple[int, ...],
 ) -> Array:
-    """What beginnings of reference responses foretell (see `credit.foretold`), of some responses to some prompts."""
+    """What beginnings of reference responses foretell (see `credit.foretold`), of some responses to some prompts.
+
+    They are set against the prompt's other responses alone: among all of them their ranks are known beforehand, so that
+    the mean of the others would tell each one's own.
+    """
     known = calibration.responses
     numbers = [int(i) for i in np.linspace(0, len(known) - 1, min(len(known), ASKED)).round()]
-    batches = [
-        finished(model, known[i].prompt, calibration.sampling, [t.tolist() for t in known[i].tokens[:EACH]])
-        for i in numbers
-    ]
-    signal = Signal(model, reward, calibration.sampling, [r.prompt for r in known], references, objective.worth, cuts)
-    rolled = signal.rolled(numbers, batches)
+    batches, others = [], []
+    for i in numbers:
+        there = np.flatnonzero(~np.isnan(known[i].rewards))
+        cut, rest = np.split(there, [min(EACH, len(there) // 2)])
+        rows = [known[i].tokens[row].tolist() for row in cut]
+        batches.append(finished(model, known[i].prompt, calibration.sampling, rows))
+        others.append(np.sort(known[i].rewards[rest]))
+    signal = Signal(
+        model, reward, calibration.sampling, [known[i].prompt for i in numbers], others, objective.worth, cuts
+    )
+    rolled = signal.rolled(range(len(numbers)), batches)
     groups = np.split(rolled.worth, np.cumsum([len(b) for b in batches])[:-1])
-    others = np.concatenate([(np.nansum(g) - g) / max(1, np.sum(~np.isnan(g)) - 1) for g in groups])
-    return foretold(cuts, rolled, others)
+    means = np.concatenate([(np.nansum(g) - g) / max(1, np.sum(~np.isnan(g)) - 1) for g in groups])
+    return foretold(cuts, rolled, means)
 
 
 def check_sampling(calibration: Calibration) -> None:
