@@ -128,7 +128,7 @@ def run_train(request: TrainRequest) -> None:
 
 
 def _crew(request: TrainRequest) -> Any | None:
-    """The processes that `accelerate launch` began, None for one alone. Raises UsageError without a calibration, which
+    """The processes that a launcher began, None for one alone. Raises UsageError without a calibration, which
     one of them would draw while the others wait.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

@@ -126,20 +126,19 @@ def _foretold(
     """
     known = calibration.responses
     numbers = [int(i) for i in np.linspace(0, len(known) - 1, min(len(known), ASKED)).round()]
-    batches, others = [], []
+    batches, references = [], []
     for i in numbers:
         there = np.flatnonzero(~np.isnan(known[i].rewards))
         cut, rest = np.split(there, [min(EACH, len(there) // 2)])
         rows = [known[i].tokens[row].tolist() for row in cut]
         batches.append(finished(model, known[i].prompt, calibration.sampling, rows))
-        others.append(np.sort(known[i].rewards[rest]))
-    signal = Signal(
-        model, reward, calibration.sampling, [known[i].prompt for i in numbers], others, objective.worth, cuts
-    )
+        references.append(known[i].rewards[rest])
+    prompts = [known[i].prompt for i in numbers]
+    signal = Signal(model, reward, calibration.sampling, prompts, references, objective.worth, cuts)
     rolled = signal.rolled(range(len(numbers)), batches)
     groups = np.split(rolled.worth, np.cumsum([len(b) for b in batches])[:-1])
-    means = np.concatenate([(np.nansum(g) - g) / max(1, np.sum(~np.isnan(g)) - 1) for g in groups])
-    return foretold(cuts, rolled, means)
+    others = np.concatenate([(np.nansum(g) - g) / max(1, np.sum(~np.isnan(g)) - 1) for g in groups])
+    return foretold(cuts, rolled, others)
 
 
 def check_sampling(calibration: Calibration) -> None:
