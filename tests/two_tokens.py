@@ -34,10 +34,14 @@ def objective(logits, known, worth, prefix=True):
     return gained - BETA * ((start.exp() * (start - start_known)).sum() + going[1:] @ later[1:])
 
 
-def gradients(logits, known, worth, advantages):
+NO_CONTROL = torch.zeros(2), torch.zeros(2), torch.ones(2)
+
+
+def gradients(logits, known, worth, advantages, control=NO_CONTROL):
     """Gradients of the loss on batches of the policy's own rollouts: float64 [runs, parameters].
 
-    advantages: of what rollouts are worth, [B], and their first tokens, [B], the advantages for a `Batch`.
+    advantages: of what rollouts are worth, [B], and their first tokens, [B], the advantages for a `Batch`. control: its
+    kappa, eta and fades.
     """
     noise = torch.Generator().manual_seed(5)
     found = []
@@ -48,9 +52,9 @@ def gradients(logits, known, worth, advantages):
             second = torch.multinomial(logits[1].softmax(1)[first], 1, generator=noise)[:, 0]
         mask = torch.stack([torch.ones(ROWS), (first > 0).float()], dim=1)
         value = torch.where(first > 0, worth[first, second], worth[0, 0])
-        batch = Batch(torch.stack([first, second], dim=1), mask, advantages(value, first))
+        batch = Batch(torch.stack([first, second], dim=1), mask, advantages(value, first), *control)
         there = mask.bool()
-        loss, _ = tilting_loss(laws(free, first)[there], laws(known, first)[there], batch, BETA)
+        loss = tilting_loss(laws(free, first)[there], laws(known, first)[there], batch, BETA).loss
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, free)]).double().numpy())
     return np.array(found)
 

@@ -8,7 +8,7 @@ from italic.laws.inference_aware import exponential, identity, log
 from italic.laws.procedures import plain
 from italic.train.tuning.losses import SFT_WEIGHT, Batch, bonbon_loss, qrpo_loss, tilting_loss
 from italic.train.tuning.objective import Objective
-from two_tokens import LETTERS, errors, exact, gradients, laws, others, table, worth_of
+from two_tokens import LETTERS, NO_CONTROL, errors, exact, gradients, laws, others, table, worth_of
 
 
 def whole(value, first):
@@ -27,9 +27,9 @@ def test_the_divergence_is_exact() -> None:
     first = torch.tensor([0, 1, 2])
     mask = torch.tensor([[1.0, 0.0], [1.0, 1.0], [1.0, 1.0]])
     drawn = torch.stack([first, torch.zeros(3, dtype=torch.long)], dim=1)
-    batch = Batch(drawn, mask, torch.zeros(3, 1))
+    batch = Batch(drawn, mask, torch.zeros(3, 1), *NO_CONTROL)
     there = mask.bool()
-    _, divergence = tilting_loss(laws(logits, first)[there], laws(known, first)[there], batch, 1.0)
+    divergence = tilting_loss(laws(logits, first)[there], laws(known, first)[there], batch, 1.0).divergence
     by_hand = []
     for row in range(3):
         steps = [(logits[0], known[0]), (logits[1][row], known[1][row])][: 1 + (row > 0)]

@@ -12,14 +12,15 @@ earlier token decides which states come later, the sum of the later KL_t as a co
 other rollouts. So what a model has learned by chance, and does not pay, is soon unlearned.
 
 Where the reward's scores of beginnings foretell those of whole responses, each part of a response has a credit of its
-own in place of that advantage (see `credit`).
+own in place of that advantage (see `credit`). What log(pi / p) tells of a rollout's worth is taken out of the noise of
+either (see `controls`).
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,6 +50,7 @@ from italic.train.tuning.common import (
     order,
     processes,
 )
+from italic.train.tuning.controls import Controls
 from italic.train.tuning.credit import Credit, Rolled
 from italic.train.tuning.losses import Batch, log_laws, tilting_loss
 from italic.train.tuning.packing import Asked, ask
@@ -77,9 +79,9 @@ GIVEN = frozenset(
 class ExactDivergence(trl.RLOOTrainer):
     """RLOO with the divergence by the models' own logits. `strength` is beta; TRL's own beta is 0.
 
-    signal: the reward function. credit: of the parts of its rollouts, None to give every token the same. packed:
-    whether the rollouts of a prompt may share a row (see `packing`), which takes full attention. half: whether products
-    are taken in bfloat16.
+    signal: the reward function. credit: of the parts of its rollouts, None to give every token the same. controls: of
+    its noise. packed: whether the rollouts of a prompt may share a row (see `packing`), which takes full attention.
+    half: whether products are taken in bfloat16.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class ExactDivergence(trl.RLOOTrainer):
         *,
         signal: Signal,
         credit: Credit | None,
+        controls: Controls,
         reference: Any,
         strength: float,
         packed: bool,
@@ -100,6 +103,7 @@ class ExactDivergence(trl.RLOOTrainer):
         self._reference = reference
         self._packed = packed
         self._half = half
+        self._controls = controls
 
     def _get_per_token_logps_and_entropies(self, model: Any, ids: Tensor, *rest: Any, **named: Any) -> Any:
         """What TRL remembers of rollouts for steps off policy, of which there are none here: zeros save the time."""
@@ -134,10 +138,16 @@ class ExactDivergence(trl.RLOOTrainer):
         logps = self._laws(model, asked)
         with torch.no_grad():
             known = self._laws(self._reference, asked)
-        batch = Batch(parts[2], parts[3].float(), inputs["advantages"])
-        loss, divergence = tilting_loss(logps, known, batch, self.strength)
-        self._metrics["train"]["kl_sequence"].append(self.accelerator.gather(divergence).mean().item())
-        return loss
+        control = self._controls.control(parts[2].shape[1])
+        batch = Batch(
+            parts[2], parts[3].float(), inputs["advantages"], *(torch.from_numpy(c).to(logps) for c in control)
+        )
+        found = tilting_loss(logps, known, batch, self.strength)
+        self._metrics["train"]["kl_sequence"].append(self.accelerator.gather(found.divergence).mean().item())
+        told = (of_tokens.cpu().double().numpy() for of_tokens in (found.gains, found.surprise, found.before))
+        seen = torch.from_numpy(self._controls.seen(*told)).to(self.accelerator.device)
+        self._controls.learn(self.accelerator.reduce(seen).cpu().numpy())
+        return found.loss
 
     def _laws(self, model: Any, asked: Asked) -> Tensor:
         """Log-probabilities of every next token of the completions, one after another: [M, V]."""
@@ -152,13 +162,18 @@ class Leader(TrainerCallback, ExportableState):
     Beta begins `ABOVE` times as large and falls evenly in its logarithm for the share `DESCENT` of the steps: so the
     policy passes through the optima of larger betas, instead of running far from the reference at first by what pays
     least and having to come back. What it knows is in the log, step by step, from where a resumed run takes it; what
-    the credit has learned is in the checkpoint.
+    the `learners` know is in the checkpoint.
     """
 
     def __init__(
-        self, trainer: Any, rollouts: Rollouts, credit: Credit | None, beta: float, target: float | None
+        self,
+        trainer: Any,
+        rollouts: Rollouts,
+        learners: Mapping[str, Credit | Controls],
+        beta: float,
+        target: float | None,
     ) -> None:
-        self._credit = credit
+        self._learners = learners
         self.beta = beta
         self.target = target
         self.kl = math.nan
@@ -167,7 +182,7 @@ class Leader(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"args": {}, "attributes": {} if self._credit is None else self._credit.state()}
+        return {"args": {}, "attributes": {name: learner.state() for name, learner in self._learners.items()}}
 
     def _off(self) -> float:
         """How far the divergence is above its target, in parts, at most 1; 0 without a target."""
@@ -176,8 +191,8 @@ class Leader(TrainerCallback, ExportableState):
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.log_history:
             self.kl, self.beta = (state.log_history[-1][name] for name in ("kl_mean", "beta_next"))
-            if self._credit is not None:
-                self._credit.restore(state.stateful_callbacks[type(self).__name__]["attributes"])
+            for name, known in state.stateful_callbacks[type(self).__name__]["attributes"].items():
+                self._learners[name].restore(known)
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._rollouts.step = state.global_step
@@ -222,10 +237,13 @@ def rloo(
     half = halves(model, tuning)
     naming = Key(tuning.seed), tokenizer.pad_token_id
     rollouts = Rollouts(model, sampling, *naming, half=half, process=processes().process_index)
+    controls = Controls() if credit is None else Controls(credit.cuts, credit.decays)
+    learners: dict[str, Credit | Controls] = {"controls": controls, **({} if credit is None else {"credit": credit})}
     with hushed():
         trainer = ExactDivergence(
             signal=signal,
             credit=credit,
+            controls=controls,
             reference=copy.deepcopy(decoder).requires_grad_(False).eval(),
             strength=beta,
             packed=model.path == "ragged",
@@ -236,10 +254,10 @@ def rloo(
             processing_class=tokenizer,
             callbacks=list(watch),
             peft_config=adapters(tuning.lora),
-            optimizers=optimizers(decoder, tuning),
+            optimizers=optimizers(decoder, tuning, half=half),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.callback_handler.callbacks.insert(0, Leader(trainer, rollouts, credit, beta, target))
+        trainer.callback_handler.callbacks.insert(0, Leader(trainer, rollouts, learners, beta, target))
         decoder.generate = rollouts
         try:
             trainer.train(resume_from_checkpoint=latest(folder))
