@@ -29,7 +29,8 @@ def stepped(network, opt, seed, steps=3):
 def test_embeddings_norms_and_biases_are_not_muons(kind):
     network = decoder(kind)
     names = {id(p): name for name, p in network.named_parameters()}
-    muon, adam = ([names[id(p)] for p in group["params"]] for group in optimizer(network, RATE).param_groups)
+    both = optimizer(network, RATE, half=False)
+    muon, adam = ([names[id(p)] for p in group["params"]] for group in both.param_groups)
     assert sorted(muon + adam) == sorted(names.values())
     assert muon
     assert not any(part in name for part in OTHERS for name in muon)
@@ -45,7 +46,7 @@ def test_a_step_has_the_directions_of_the_gradient_and_adamws_size():
     for p in network.parameters():
         p.grad = torch.randn(p.shape, generator=luck)
     gradient = matrix.grad.clone()
-    optimizer(network, RATE).step()
+    optimizer(network, RATE, half=False).step()
     step = before - matrix.detach()
     u, s, v = torch.linalg.svd(gradient, full_matrices=False)
     assert s.max() / s.min() > 1.5
@@ -58,11 +59,11 @@ def test_a_step_has_the_directions_of_the_gradient_and_adamws_size():
 
 def test_what_it_remembers_is_all_that_it_needs():
     one, other = decoder("llama"), decoder("llama")
-    first = optimizer(one, RATE)
+    first = optimizer(one, RATE, half=False)
     stepped(one, first, seed=1)
     state = copy.deepcopy(first.state_dict())
     other.load_state_dict(one.state_dict())
-    second = optimizer(other, RATE)
+    second = optimizer(other, RATE, half=False)
     second.load_state_dict(state)
     for group in second.param_groups:
         group["lr"] = RATE / 2
@@ -71,13 +72,13 @@ def test_what_it_remembers_is_all_that_it_needs():
     forgetful = copy.deepcopy(other)
     expected = stepped(one, first, seed=2)
     assert all(torch.equal(a, b) for a, b in zip(expected, stepped(other, second, seed=2), strict=True))
-    fresh = optimizer(forgetful, RATE / 2)
+    fresh = optimizer(forgetful, RATE / 2, half=False)
     assert not all(torch.equal(a, b) for a, b in zip(expected, stepped(forgetful, fresh, seed=2), strict=True))
 
 
 def test_a_schedule_reaches_all_parts():
     network = decoder("llama")
-    both = optimizer(network, RATE)
+    both = optimizer(network, RATE, half=False)
     assert isinstance(both, Both)
     schedule = torch.optim.lr_scheduler.LambdaLR(both, lambda step: 0.0)
     assert schedule.get_last_lr() == [0.0, 0.0]

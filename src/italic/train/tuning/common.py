@@ -121,9 +121,14 @@ def halved(network: Any, half: bool) -> Any:
     return torch.autocast(network.device.type, torch.bfloat16, enabled=half)
 
 
-def optimizers(network: Any, tuning: Tuning) -> tuple[Any, None]:
-    """The optimiser, and None for a schedule, as trainers take them; none for adapters, and where --set chose one."""
-    return (None if tuning.lora or "optim" in tuning.options else optimizer(network, tuning.rate)), None
+def optimizers(network: Any, tuning: Tuning, *, half: bool) -> tuple[Any, None]:
+    """The optimiser, and None for a schedule, as trainers take them; none for adapters, and where --set chose one.
+
+    half: whether a CPU takes products in bfloat16. Other devices' matrices are turned in it anyway.
+    """
+    if tuning.lora or "optim" in tuning.options:
+        return None, None
+    return optimizer(network, tuning.rate, half=half or network.device.type != "cpu"), None
 
 
 def adapters(rank: int) -> Any:

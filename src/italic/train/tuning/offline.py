@@ -121,6 +121,7 @@ def offline(
         "per_device_train_batch_size": tuning.prompts,
         "train_sampling_strategy": "sequential",
     }
+    half = halves(model, tuning)
     with hushed():
         if tuning.lora:
             from peft import get_peft_model
@@ -130,13 +131,13 @@ def offline(
         trainer = OfflineTrainer(
             loss=loss,
             temperature=temperature,
-            half=halves(model, tuning),
+            half=half,
             model=network,
             args=configured(transformers.TrainingArguments, settings, tuning.options, GIVEN),
             train_dataset=schedule(lessons, tuning),
             data_collator=lambda rows: collate(rows, lessons),
             callbacks=list(watch),
-            optimizers=optimizers(network, tuning),
+            optimizers=optimizers(network, tuning, half=half),
         )
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train(resume_from_checkpoint=latest(folder))
