@@ -9,7 +9,7 @@ none of which changes the mean of the gradient:
 - What has gone before is no concern of a token's, so that any multiple of the surprises so far may be taken off too.
 
 Each part of a response (see `credit`) has multiples of its own, kappa for the first two and eta for the last: what the
-credit of its tokens regresses on these with, in the steps before. With kappa = beta that is log(pi / p) as RLOO takes
+credit of its tokens regresses on these with, in the batches before. With kappa = beta that is log(pi / p) as RLOO takes
 it off the reward, and at the optimum no noise is left.
 """
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[np.float64]
 
 MEMORY = 0.95
-"""How much of what the regressions know is left after a step."""
+"""How much of what the regressions know is left after a batch."""
 DOUBT = 1.0
 """How much they hold to 0 before they know anything, in squared nats."""
 
@@ -38,7 +38,7 @@ class Control(NamedTuple):
 
 
 class Controls:
-    """Learns the multiples from step to step.
+    """Learns the multiples from batch to batch.
 
     cuts: int [J], after how many tokens responses are cut; decays: lambda of each part, J + 1 numbers (see `Credit`).
     moments: float64 [4, J + 1], the sums over each part's tokens of m^2, m times credit, and the same of the surprises
@@ -64,7 +64,7 @@ class Controls:
         return np.array([np.bincount(parts, of_tokens, count) for of_tokens in sums])
 
     def learn(self, moments: Array) -> None:
-        """Take in the moments of a step."""
+        """Take in the moments of a batch."""
         self.moments = MEMORY * self.moments + moments
 
     def state(self) -> dict[str, Any]:
