@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from italic.train.tuning.optimizer import Both, optimizer
+from italic.train.tuning.optimizer import Both, Muon, optimizer
 from tiny_decoders import decoder
 
 RATE = 1e-3
@@ -84,3 +84,19 @@ def test_a_schedule_reaches_all_parts():
     assert schedule.get_last_lr() == [0.0, 0.0]
     before = [p.detach().clone() for p in network.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, stepped(network, both, seed=3), strict=True))
+
+
+def test_it_is_pytorchs_muon_but_for_bfloat16():
+    """Three steps of both on the same gradients, of a wide, a tall and a square matrix."""
+    shapes, luck = ((8, 24), (24, 8), (16, 16)), torch.Generator().manual_seed(4)
+    ours, theirs = ([torch.nn.Parameter(torch.zeros(shape)) for shape in shapes] for _ in range(2))
+    options = {"weight_decay": 0.0, "momentum": 0.9, "adjust_lr_fn": "match_rms_adamw"}
+    steppers = Muon(ours, RATE, half=False), torch.optim.Muon(theirs, lr=RATE, **options)
+    for _ in range(3):
+        for one, other in zip(ours, theirs, strict=True):
+            one.grad = torch.randn(one.shape, generator=luck)
+            other.grad = one.grad.clone()
+        for stepper in steppers:
+            stepper.step()
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one - other).detach().norm() < 0.03 * other.detach().norm()

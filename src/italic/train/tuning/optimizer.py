@@ -16,7 +16,7 @@ from torch.optim import AdamW, Optimizer
 
 MOMENTUM, STEPS = 0.9, 5
 QUINTIC = 3.4445, -4.775, 2.0315
-"""Of Newton-Schulz: a x + b x^3 + c x^5 takes singular values from (0, 1] to between 0.7 and 1.2 in five steps."""
+"""Of Newton-Schulz: five steps of a x + b x^3 + c x^5 take singular values from [0.002, 1] to between 0.68 and 1.21."""
 LEAST = 1e-7
 """Of a gradient's norm."""
 
@@ -71,7 +71,7 @@ class Muon(Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """About the nearest orthogonal matrix, [rows, columns]: the same singular vectors, with values from 0.7 to 1.2."""
+    """About the nearest orthogonal matrix, [rows, columns]: the same singular vectors, see `QUINTIC`."""
     tall = matrix.shape[0] > matrix.shape[1]
     found = matrix.T if tall else matrix
     found = found / found.norm().clamp(min=LEAST)
