@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +194,7 @@ def main() -> None:
 
 def judgement(found: dict[str, Any]) -> Judgement:
     """A line of the table as it was before it was written."""
-    known = {key: value for key, value in found.items() if key not in ("minutes", "bfloat16")}
+    known = {field.name: found[field.name] for field in fields(Judgement)}
     return Judgement(**{key: Interval(*v) if isinstance(v, list) else v for key, v in known.items()})
 
 

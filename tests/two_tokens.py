@@ -37,6 +37,15 @@ def objective(logits, known, worth, prefix=True):
 NO_CONTROL = torch.zeros(2), torch.zeros(2), torch.ones(2)
 
 
+def rollouts(logits, worth, rows, noise):
+    """Responses of the policy: their first tokens [B], tokens and mask [B, 2], and what they are worth [B]."""
+    with torch.no_grad():
+        first = torch.multinomial(logits[0].softmax(0), rows, replacement=True, generator=noise)
+        second = torch.multinomial(logits[1].softmax(1)[first], 1, generator=noise)[:, 0]
+    mask = torch.stack([torch.ones(rows), (first > 0).float()], dim=1)
+    return first, torch.stack([first, second], dim=1), mask, torch.where(first > 0, worth[first, second], worth[0, 0])
+
+
 def gradients(logits, known, worth, advantages, control=NO_CONTROL):
     """Gradients of the loss on batches of the policy's own rollouts: float64 [runs, parameters].
 
@@ -47,12 +56,8 @@ def gradients(logits, known, worth, advantages, control=NO_CONTROL):
     found = []
     for _ in range(RUNS):
         free = [part.clone().requires_grad_() for part in logits]
-        with torch.no_grad():
-            first = torch.multinomial(logits[0].softmax(0), ROWS, replacement=True, generator=noise)
-            second = torch.multinomial(logits[1].softmax(1)[first], 1, generator=noise)[:, 0]
-        mask = torch.stack([torch.ones(ROWS), (first > 0).float()], dim=1)
-        value = torch.where(first > 0, worth[first, second], worth[0, 0])
-        batch = Batch(torch.stack([first, second], dim=1), mask, advantages(value, first), *control)
+        first, tokens, mask, value = rollouts(logits, worth, ROWS, noise)
+        batch = Batch(tokens, mask, advantages(value, first), *control)
         there = mask.bool()
         loss = tilting_loss(laws(free, first)[there], laws(known, first)[there], batch, BETA).loss
         found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, free)]).double().numpy())
@@ -62,6 +67,11 @@ def gradients(logits, known, worth, advantages, control=NO_CONTROL):
 def others(value):
     """The mean of the others' worth."""
     return (value.sum() - value) / (len(value) - 1)
+
+
+def whole(value, first):
+    """The advantages of whole responses, for a `Batch`."""
+    return (value - others(value))[:, None]
 
 
 def errors(found, wanted):

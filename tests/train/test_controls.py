@@ -6,13 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from italic.train.tuning.controls import DOUBT, MEMORY, Controls
+from italic.train.tuning.controls import DOUBT, Controls
+from italic.train.tuning.credit import MEMORY
 from italic.train.tuning.losses import Batch, onwards, tilting_loss
-from two_tokens import BETA, LETTERS, NO_CONTROL, errors, exact, gradients, laws, others, table, worth_of
-
-
-def whole(value, first):
-    return (value - others(value))[:, None]
+from two_tokens import BETA, LETTERS, NO_CONTROL, errors, exact, gradients, laws, rollouts, table, whole, worth_of
 
 
 @pytest.mark.parametrize(
@@ -62,12 +59,9 @@ def test_what_was_seen_before_takes_noise_away() -> None:
     controls = Controls((1,), [1.0, 1.0])
     noise = torch.Generator().manual_seed(8)
     for _ in range(20):
-        first = torch.multinomial(policy[0].softmax(0), 256, replacement=True, generator=noise)
-        second = torch.multinomial(policy[1].softmax(1)[first], 1, generator=noise)[:, 0]
-        there = torch.stack([torch.ones(256), (first > 0).float()], dim=1)
-        value = torch.where(first > 0, worth[first, second], worth[0, 0])
-        batch = Batch(torch.stack([first, second], dim=1), there, whole(value, first), *NO_CONTROL)
-        seen = tilting_loss(laws(policy, first)[there.bool()], laws(known, first)[there.bool()], batch, BETA)
+        first, tokens, mask, value = rollouts(policy, worth, 256, noise)
+        batch, there = Batch(tokens, mask, whole(value, first), *NO_CONTROL), mask.bool()
+        seen = tilting_loss(laws(policy, first)[there], laws(known, first)[there], batch, BETA)
         controls.learn(controls.seen(*(part.double().numpy() for part in (seen.gains, seen.surprise, seen.before))))
     learned = [torch.from_numpy(part).float() for part in controls.control(2)]
     with_, without = (gradients(policy, known, worth, whole, control) for control in (learned, NO_CONTROL))

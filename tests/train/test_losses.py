@@ -8,11 +8,7 @@ from italic.laws.inference_aware import exponential, identity, log
 from italic.laws.procedures import plain
 from italic.train.tuning.losses import SFT_WEIGHT, Batch, bonbon_loss, qrpo_loss, tilting_loss
 from italic.train.tuning.objective import Objective
-from two_tokens import LETTERS, NO_CONTROL, errors, exact, gradients, laws, others, table, worth_of
-
-
-def whole(value, first):
-    return (value - others(value))[:, None]
+from two_tokens import LETTERS, NO_CONTROL, errors, exact, gradients, laws, table, whole, worth_of
 
 
 def test_the_gradient_is_that_of_the_objective() -> None:

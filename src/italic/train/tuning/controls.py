@@ -21,12 +21,12 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from italic.train.tuning.credit import MEMORY, part_of
+
 Array: TypeAlias = NDArray[np.float64]
 
-MEMORY = 0.95
-"""How much of what the regressions know is left after a batch."""
 DOUBT = 1.0
-"""How much they hold to 0 before they know anything, in squared nats."""
+"""How much the regressions hold to 0 before they know anything, in squared nats."""
 
 
 class Control(NamedTuple):
@@ -52,7 +52,7 @@ class Controls:
 
     def control(self, width: int) -> Control:
         """For the first `width` tokens."""
-        parts = self._parts(width + 1)
+        parts = part_of(self.cuts, width + 1)
         kappa, eta = (products / (squares + DOUBT) for squares, products in self.moments.reshape(2, 2, -1))
         fades = np.where(np.diff(parts) > 0, self.decays[parts[:-1]], 1.0)
         return Control(kappa[parts[:-1]], eta[parts[:-1]], fades)
@@ -60,7 +60,7 @@ class Controls:
     def seen(self, gains: Array, surprise: Array, before: Array) -> Array:
         """The moments of a batch, of whose tokens these are known, [B, L] (see `losses.Tilted`)."""
         sums = [of.sum(axis=0) for known in (surprise, before) for of in (known**2, known * gains)]
-        parts, count = self._parts(gains.shape[1]), len(self.cuts) + 1
+        parts, count = part_of(self.cuts, gains.shape[1]), len(self.cuts) + 1
         return np.array([np.bincount(parts, of_tokens, count) for of_tokens in sums])
 
     def learn(self, moments: Array) -> None:
@@ -74,6 +74,3 @@ class Controls:
     def restore(self, state: dict[str, Any]) -> None:
         """Know what `state` said, and nothing else."""
         self.moments = np.array(state["moments"])
-
-    def _parts(self, width: int) -> NDArray[np.int64]:
-        return np.searchsorted(self.cuts, np.arange(width), side="right")

@@ -27,7 +27,7 @@ Array: TypeAlias = NDArray[np.float64]
 PARTS = 8
 """Into how many parts the longest response falls."""
 MEMORY = 0.95
-"""How much of what the regressions know is left after a step."""
+"""How much of what regressions know is left after a step."""
 DOUBT = 20.0
 """The weight, in responses, of what they say before they know anything: as much as the prompt's other responses."""
 BEFORE = np.array([0.0, 1.0, 0.0, 0.0])
@@ -37,6 +37,11 @@ BEFORE = np.array([0.0, 1.0, 0.0, 0.0])
 def parts(longest: int) -> tuple[int, ...]:
     """After how many tokens responses of at most `longest` tokens are cut: ascending, all below `longest`."""
     return tuple(range(stride := -(-longest // PARTS), longest, stride))
+
+
+def part_of(cuts: Sequence[int] | NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """Of which part each of the first `width` tokens is: int64 [width]."""
+    return np.searchsorted(cuts, np.arange(width), side="right")
 
 
 class Rolled(NamedTuple):
@@ -102,7 +107,7 @@ class Credit:
 
     def of_tokens(self, credit: Array, width: int) -> Array:
         """The credit of the first `width` tokens, float64 [B, width], of that of the parts."""
-        return np.asarray(credit[:, np.searchsorted(self.cuts, np.arange(width), side="right")])
+        return np.asarray(credit[:, part_of(self.cuts, width)])
 
     def state(self) -> dict[str, Any]:
         """All that is known, as plain values."""
