@@ -53,7 +53,7 @@ from italic.train.tuning.common import (
 from italic.train.tuning.controls import Controls
 from italic.train.tuning.credit import Credit, Rolled
 from italic.train.tuning.losses import Batch, log_laws, tilting_loss
-from italic.train.tuning.packing import Asked, ask
+from italic.train.tuning.packing import Asked, ask, packs
 from italic.train.tuning.rollouts import Rollouts
 from italic.train.tuning.settings import Tuning
 from italic.train.tuning.signal import Signal
@@ -134,7 +134,7 @@ class ExactDivergence(trl.RLOOTrainer):
     ) -> Tensor:
         """The loss of one batch, whose gradient estimates that of the objective without bias, on policy."""
         parts = [inputs[name] for name in ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")]
-        asked = ask(*parts, self.model.dtype, packed=self._packed)
+        asked = ask(*parts, self.model.dtype, packed=self._packed and packs(self._reference) and packs(self.model))
         logps = self._laws(model, asked)
         with torch.no_grad():
             known = self._laws(self._reference, asked)
@@ -152,8 +152,7 @@ class ExactDivergence(trl.RLOOTrainer):
     def _laws(self, model: Any, asked: Asked) -> Tensor:
         """Log-probabilities of every next token of the completions, one after another: [M, V]."""
         with halved(self.model, self._half):
-            logits = model(**asked.inputs, use_cache=False).logits
-        return log_laws(asked.pick(logits), self.temperature)
+            return log_laws(asked.of(model, self.accelerator.unwrap_model(model)), self.temperature)
 
 
 class Leader(TrainerCallback, ExportableState):
