@@ -130,6 +130,37 @@ def test_a_reward_of_whole_responses(italic, prompts: Path, out: Path, tmp_path:
     assert found.r_star(found.responses[0].prompt) >= 0
 
 
+def test_without_entropies(italic, prompts: Path, out: Path, tmp_path: Path) -> None:
+    """All else is as with them, but for what is said of segments; the cascade refuses the file before it draws."""
+    command, whole = ("calibrate", prompts, *TOY, "--no-entropies", "--out", out), tmp_path / "whole.parquet"
+    said = italic(*command)
+    assert said.code == 0, said.err
+    assert "tau_u" not in said.out
+    assert "There are no entropies, to end segments by: use --method best-of-n:n=16" in said.out
+    assert "this calibration already" in italic(*command).err
+    assert "entropies" in italic(*(word for word in command if word != "--no-entropies")).err
+    assert italic("calibrate", prompts, *TOY, "--out", whole).code == 0
+    found, other = Calibration.load(out), Calibration.load(whole)
+    assert not found.has_entropies
+    assert other.has_entropies
+    for mine, theirs in zip(found.responses, other.responses, strict=True):
+        assert mine.entropies is None
+        assert mine.logprobs is None
+        assert mine.completions == theirs.completions
+        assert np.array_equal(mine.rewards, theirs.rewards)
+        assert np.array_equal(mine.partial, theirs.partial, equal_nan=True)
+    assert found.mean_length == other.mean_length == len(other.entropies) / (len(other.responses) * other.samples)
+    report = json.loads(italic(*command, "--json").out)
+    assert report["tau_u"]["value"] is report["segment_length"] is None
+    generate = ("generate", prompts, *TOY[:4], "--max-tokens", 6, "--out", tmp_path / "out.jsonl")
+    said = italic(*generate, "--method", f"cascade:calibration={out}")
+    assert said.code == 2
+    assert "made with --no-entropies" in said.err
+    assert "tau_u=3" in said.err
+    assert "0 tokens generated" in said.err or "tokens generated" not in said.err
+    assert italic(*generate, "--method", f"cascade:calibration={out},tau_u=1").code == 0
+
+
 def test_another_calibration_is_not_lost(italic, prompts: Path, out: Path) -> None:
     command = ("calibrate", prompts, *TOY, "--out", out)
     assert italic(*command).code == 0
@@ -200,7 +231,7 @@ def test_a_broken_calibration_may_be_replaced(italic, prompts: Path, out: Path) 
         (("--max-tokens", 3), "below 3"),
         (("--out", "cal.jsonl"), "--out calibration.parquet"),
         (("--temperature", -1), "temperature"),
-        (("--model", "gaussian", "--reward", "region"), "does not tell how likely its tokens are"),
+        (("--model", "gaussian", "--reward", "region"), "writes no texts"),
         (("--model", "toy:letter=3"), "letters"),
     ],
 )

@@ -67,6 +67,7 @@ def test_a_reward_of_whole_responses_is_asked_for_no_others():
     assert ledger.usage.reward_calls + ledger.usage.reward_cached == 4 * len(PROMPTS)
     assert Reference(4).needs == {"likelihood", "texts"}
     assert Reference(4, LENGTHS, True).needs == {"likelihood", "texts", "partial"}
+    assert Reference(4, LENGTHS, True, entropies=False).needs == {"texts", "partial"}
 
 
 def test_a_score_that_is_missing_stays_so():

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class CalibrateRequest:
     seed: int
     json: bool
     quiet: bool
+    entropies: bool = True
 
 
 def run_calibrate(request: CalibrateRequest) -> None:
@@ -74,7 +75,7 @@ def calibrated(request: CalibrateRequest) -> Calibration | None:
     if out.is_dir() or out.suffix != ".parquet":
         raise UsageError(f"--out {request.out} is not a .parquet file", hint="Give --out calibration.parquet.")
     lengths = read_lengths(request.lengths, request.sampling.max_tokens)
-    method = Reference(request.samples, lengths)
+    method = Reference(request.samples, lengths, entropies=request.entropies)
     prompts = given_prompts(request.source, skip_bad=request.skip_bad)
     settings = _settings(request, lengths)
     there = _there(out, request.overwrite)
@@ -83,14 +84,26 @@ def calibrated(request: CalibrateRequest) -> Calibration | None:
         remark(f"{request.out} is this calibration already")
     else:
         model, reward = build_pair(request.model, request.reward, request.options, Sample())
-        if method.needs - model.offers:
-            raise MismatchError(
-                f"the model {model.name} does not tell how likely its tokens are, and a calibration is made of that",
-                hint="Calibrate a language model that runs here: --model demo, a directory or a hub id.",
-            )
-        method = Reference(request.samples, lengths if reward.partial else (), reward.partial)
+        _check(model, method)
+        method = replace(method, lengths=lengths if reward.partial else (), partial=reward.partial)
         there = _calibrate(request, out, settings, method, model, reward, prompts)
     return there
+
+
+def _check(model: Model, method: Reference) -> None:
+    """Raises MismatchError for a model that no calibration, or none with entropies, can be made of."""
+    missing = method.needs - model.offers
+    if "texts" in missing:
+        raise MismatchError(
+            f"the model {model.name} writes no texts, and a calibration is made of those",
+            hint="Calibrate a language model: --model demo, a directory or a hub id.",
+        )
+    if missing:
+        raise MismatchError(
+            f"the model {model.name} does not tell how likely its tokens are",
+            hint="Leave that out, which only the cascade needs: --no-entropies. Or calibrate a language model that "
+            "runs here: --model demo, a directory or a hub id.",
+        )
 
 
 def read_lengths(typed: str | None, max_tokens: int) -> tuple[int, ...]:
@@ -125,6 +138,7 @@ def _settings(request: CalibrateRequest, lengths: tuple[int, ...]) -> dict[str, 
         "options": {key: value for key, value in request.options.items() if value is not None and key != "rows"},
         "samples": request.samples,
         "lengths": lengths,
+        **({} if request.entropies else {"entropies": False}),
     }
     return dict(json.loads(json.dumps(settings)))
 
@@ -235,6 +249,7 @@ def responses_of(result: Result) -> Responses:
     prompt, outcome = result.prompt, result.outcome
     drafts, notes = outcome.drafts, outcome.notes
     assert isinstance(drafts, TextDrafts)
+    entropies = notes["entropies"]
     return Responses(
         prompt=prompt,
         prompt_reward=notes["prompt_reward"],
@@ -244,7 +259,7 @@ def responses_of(result: Result) -> Responses:
         completions=drafts.texts,
         tokens=drafts.tokens,
         logprobs=notes["logprobs"],
-        entropies=tuple(row.astype("float32") for row in notes["entropies"]),
+        entropies=None if entropies is None else tuple(row.astype("float32") for row in entropies),
         partial=notes["partial"],
     )
 
@@ -279,10 +294,11 @@ def told(report: Mapping[str, Any]) -> Iterable[str]:
     yield f"Quantiles of the rewards: {', '.join(quantiles)}{missing}"
     yield f"Spread of the rewards within a prompt: {_figure(report['spread'])}"
     yield f"Reward to aim at (r_star), quantile {report['r_star']['quantile']}: {_figure(report['r_star']['value'])}"
-    yield (
-        f"Entropy that ends a segment (tau_u), quantile {report['tau_u']['quantile']}: "
-        f"{_figure(report['tau_u']['value'])} nats, segments of {report['segment_length']:.1f} tokens"
-    )
+    if not math.isnan(report["tau_u"]["value"]):
+        yield (
+            f"Entropy that ends a segment (tau_u), quantile {report['tau_u']['quantile']}: "
+            f"{_figure(report['tau_u']['value'])} nats, segments of {report['segment_length']:.1f} tokens"
+        )
 
 
 def _figure(value: float) -> str:

@@ -148,6 +148,9 @@ def calibrate(
         str | None,
         typer.Option(help="Tokens after which responses are scored too, or none; 8,16,32,64,96 for up to 128 tokens."),
     ] = None,
+    entropies: Annotated[
+        bool, typer.Option("--entropies/--no-entropies", help="A second pass, for what only the cascade needs.")
+    ] = True,
     raw: Annotated[bool, typer.Option("--raw", help="Continue `prompt` texts as they are.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the calibration in --out.")] = False,
     skip_bad: SkipBad = False,
@@ -177,6 +180,7 @@ def calibrate(
             reward=reward,
             samples=samples,
             lengths=lengths,
+            entropies=entropies,
             sampling=Sampling(max_tokens, temperature, top_k, top_p, min_p, tuple(stop or ())),
             budget=Budget(tokens=budget_tokens),
             options={"dtype": dtype, "device": device, "rows": rows, "chat": "never" if raw else None},

@@ -264,6 +264,7 @@ def _drawn(request: TrainRequest, folder: Path) -> Calibration:
             reward=request.reward,
             samples=SAMPLES if request.samples is None else request.samples,
             lengths="none",
+            entropies=False,
             sampling=sampling,
             budget=Budget(),
             options=request.options,

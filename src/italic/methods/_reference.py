@@ -18,9 +18,11 @@ class Reference:
     """`samples` draws of the model, with what the model and the reward say of them; the first that is scored is chosen.
 
     Law: the model itself. partial: score unfinished drafts as well, the empty one and those of `lengths` tokens, which
-    are in ascending order. The notes of the outcome, n = samples:
+    are in ascending order. entropies: ask how likely and how uncertain the model found what it wrote, which takes a
+    second pass. The notes of the outcome, n = samples:
 
-        logprobs: float64 [n], nats, of the whole responses; entropies: n arrays float64, nats, one number a token.
+        logprobs: float64 [n], nats, of the whole responses; entropies: n arrays float64, nats, one number a token;
+            both None if they are not asked for.
         prompt_reward: the score of the empty draft; partial: float64 [len(lengths), n], the scores of the first
             tokens of each response, NaN for those that are no longer than that. NaN without `partial`.
     """
@@ -28,6 +30,7 @@ class Reference:
     samples: int
     lengths: tuple[int, ...] = ()
     partial: bool = False
+    entropies: bool = True
 
     papers: ClassVar[tuple[Paper, ...]] = ()
 
@@ -42,13 +45,16 @@ class Reference:
 
     @property
     def needs(self) -> frozenset[str]:
-        """`partial` depends on the parameters."""
-        return frozenset({"likelihood", "texts"}) | ({"partial"} if self.partial else frozenset())
+        """`partial` and `likelihood` depend on the parameters."""
+        asked = {"partial": self.partial, "likelihood": self.entropies}
+        return frozenset({"texts", *(need for need, yes in asked.items() if yes)})
 
     def run(self, task: Task) -> Asking[Outcome]:
         drafts = yield from extend(task.start(self.samples))
         rewards = yield from score(drafts)
-        logprobs, entropies = yield from likelihood(drafts)
+        weighed = None
+        if self.entropies:
+            weighed = yield from likelihood(drafts)
         own, partial = np.full(1, np.nan), np.full((len(self.lengths), self.samples), np.nan)
         if self.partial:
             longer = [np.flatnonzero(drafts.steps > length) for length in self.lengths]
@@ -58,8 +64,8 @@ class Reference:
             for scores, rows, at in zip(found, longer, partial, strict=True):
                 at[rows] = scores
         notes = {
-            "logprobs": np.nansum(logprobs, axis=1),
-            "entropies": [row[:steps] for row, steps in zip(entropies, drafts.steps, strict=True)],
+            "logprobs": None if weighed is None else np.nansum(weighed[0], axis=1),
+            "entropies": None if weighed is None else [h[:n] for h, n in zip(weighed[1], drafts.steps, strict=True)],
             "prompt_reward": float(own[0]),
             "partial": partial,
         }

@@ -93,13 +93,28 @@ class Calibration:
 
     @cached_property
     def entropies(self) -> Array:
-        """The entropies of all tokens, float64 [*], nats."""
-        return np.concatenate([np.zeros(0), *(row for r in self.responses for row in r.entropies)])
+        """The entropies of all tokens, float64 [*], nats. Raises UsageError if they were not asked for."""
+        if not self.has_entropies:
+            raise UsageError(
+                "the calibration was made with --no-entropies, and segments end by the entropy",
+                hint="Calibrate again without --no-entropies, or give tau_u, nats: cascade:calibration=FILE,tau_u=3.",
+            )
+        return np.concatenate([np.zeros(0), *(row for r in self.responses for row in r.entropies or ())])
+
+    @cached_property
+    def has_entropies(self) -> bool:
+        """Whether the entropies of the responses are known."""
+        return all(r.entropies is not None for r in self.responses)
+
+    @cached_property
+    def tokens(self) -> int:
+        """Tokens of all responses."""
+        return sum(int(r.steps.sum()) for r in self.responses)
 
     @cached_property
     def mean_length(self) -> float:
         """Tokens of a response, in the mean."""
-        return len(self.entropies) / max(1, sum(len(r.steps) for r in self.responses))
+        return self.tokens / max(1, sum(len(r.steps) for r in self.responses))
 
     @cached_property
     def _asked(self) -> Mapping[str, Sequence[Responses]]:
@@ -153,7 +168,7 @@ class Calibration:
         return _quantile(own, quantile)
 
     def tau_u(self, quantile: float = TAU_QUANTILE) -> float:
-        """The entropy at which a segment ends, nats: a quantile of those of all tokens."""
+        """The entropy at which a segment ends, nats: a quantile of those of all tokens. Raises UsageError."""
         return _quantile(self.entropies, quantile)
 
     def spread(self) -> float:
@@ -166,9 +181,9 @@ class Calibration:
         """Tokens of a segment, in the mean, had the reference responses been cut as they will be.
 
         A segment ends before a token of entropy tau_u or more, which is not looked for in its first `least` tokens, and
-        after `most` tokens at the latest.
+        after `most` tokens at the latest. The entropies are to be known.
         """
-        return len(self.entropies) / max(1, sum(r.segments(tau_u, least, most) for r in self.responses))
+        return self.tokens / max(1, sum(r.segments(tau_u, least, most) for r in self.responses))
 
     def rank_correlation(self) -> list[Correlation]:
         """How well the score of its first tokens predicts a response's reward, one entry a length.
@@ -207,21 +222,24 @@ class Calibration:
         return halfway.mean >= PREDICTS if halfway.prompts >= FEW and halfway.error <= UNSURE else None
 
     def report(self, file: str = "calibration.parquet") -> dict[str, Any]:
-        """All that a user wants to see, as plain values, NaN where the set is too small. file: for the advice."""
-        tau_u = self.tau_u()
+        """All that a user wants to see, as plain values, NaN where the set is too small. file: for the advice.
+
+        tau_u and segment_length are NaN without entropies, too.
+        """
+        tau_u = self.tau_u() if self.has_entropies else math.nan
         return {
             "model": self.model,
             "reward": self.reward,
             "prompts": len(self.responses),
             "samples": self.samples,
-            "tokens": len(self.entropies),
+            "tokens": self.tokens,
             "mean_length": self.mean_length,
             "missing": sum(len(r.rewards) for r in self.responses) - len(self.rewards),
             "rewards": {f"{share:g}": _quantile(self.rewards, share) for share in SHOWN},
             "r_star": {"quantile": R_QUANTILE, "value": _quantile(self.rewards, R_QUANTILE)},
             "spread": self.spread(),
             "tau_u": {"quantile": TAU_QUANTILE, "value": tau_u},
-            "segment_length": self.segment_length(tau_u),
+            "segment_length": self.segment_length(tau_u) if self.has_entropies else math.nan,
             "rank_correlation": [correlation._asdict() for correlation in self.rank_correlation()],
             "halfway": self.halfway()._asdict(),
             "predicts": self.predicts(),
@@ -233,6 +251,8 @@ class Calibration:
         whole = "use --method best-of-n:n=16, or chernoff:tv=0.05 for whole responses"
         if not self.lengths:
             return f"The reward has no scores of unfinished responses, to choose segments by: {whole}"
+        if not self.has_entropies:
+            return f"There are no entropies, to end segments by: {whole}, or calibrate without --no-entropies"
         halfway, predicts = self.halfway(), self.predicts()
         error = "" if math.isnan(halfway.error) else f" ± {halfway.error:.2f}"
         seen = f"rank correlation {halfway.mean:.2f}{error} halfway"

@@ -25,7 +25,8 @@ class Responses:
     prompt_reward: the score of the empty response. rewards: float64 [n]. steps: int64 [n], tokens. finish: [n], why
     they ended. completions: [n], their texts. tokens: n arrays int32, their token ids, the end-of-sequence token
     included. logprobs: float64 [n], nats, of whole responses. entropies: n arrays float32, nats, one number a token.
-    partial: float64 [L, n], NaN for a response that is not longer than that. A score that is missing is NaN.
+    Both are None if they were not asked for. partial: float64 [L, n], NaN for a response that is not longer than that.
+    A score that is missing is NaN.
     """
 
     prompt: Prompt
@@ -35,14 +36,15 @@ class Responses:
     finish: tuple[str, ...]
     completions: tuple[str, ...]
     tokens: tuple[NDArray[np.int32], ...]
-    logprobs: NDArray[np.float64]
-    entropies: tuple[NDArray[np.float32], ...]
+    logprobs: NDArray[np.float64] | None
+    entropies: tuple[NDArray[np.float32], ...] | None
     partial: NDArray[np.float64]
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Responses:
         """From what `row` gives, or JSON made of it. Raises KeyError, TypeError, ValueError, InputError if not."""
         rewards, steps, messages = _floats(row["rewards"]), np.array(row["steps"], dtype=np.int64), row.get("messages")
+        logprobs, entropies = row["logprobs"], row["entropies"]
         found = cls(
             Prompt(row["id"], row.get("prompt"), None if messages is None else tuple(messages)),
             float(_floats([row["prompt_reward"]])[0]),
@@ -51,13 +53,14 @@ class Responses:
             tuple(row["finish"]),
             tuple(row["completions"]),
             tuple(np.array(ids, dtype=np.int32) for ids in row["tokens"]),
-            _floats(row["logprobs"]),
-            tuple(np.array(entropies, dtype=np.float32) for entropies in row["entropies"]),
+            None if logprobs is None else _floats(logprobs),
+            None if entropies is None else tuple(np.array(one, dtype=np.float32) for one in entropies),
             np.array([_floats(scores) for scores in row["partial"]]).reshape(-1, len(rewards)),
         )
-        sizes = {len(part) for part in (steps, found.finish, found.completions, found.logprobs, found.entropies)}
-        lengths = [[len(one) for one in rows] for rows in (found.entropies, found.tokens)]
-        if sizes != {len(rewards)} or lengths != [steps.tolist()] * 2:
+        parts = (steps, found.finish, found.completions, found.tokens, found.logprobs, found.entropies)
+        sizes = {len(part) for part in parts if part is not None}
+        lengths = [[len(one) for one in rows] for rows in (found.tokens, found.entropies) if rows is not None]
+        if sizes != {len(rewards)} or any(each != steps.tolist() for each in lengths):
             raise ValueError(f"the columns of prompt {found.prompt.id!r} do not belong together")
         return found
 
@@ -78,8 +81,8 @@ class Responses:
             "finish": list(self.finish),
             "completions": list(self.completions),
             "tokens": [ids.tolist() for ids in self.tokens],
-            "logprobs": self.logprobs.tolist(),
-            "entropies": [entropies.tolist() for entropies in self.entropies],
+            "logprobs": None if self.logprobs is None else self.logprobs.tolist(),
+            "entropies": None if self.entropies is None else [one.tolist() for one in self.entropies],
             "partial": [_nulls(scores) for scores in self.partial],
         }
 
@@ -101,7 +104,8 @@ class Responses:
         return (0.0 if np.all(begun == begun[0]) else spearman(begun, rewards)), len(rewards)
 
     def segments(self, tau_u: float, least: int, most: int) -> int:
-        """Into how many segments the responses fall, cut as `Until(most, tau_u, least)` cuts."""
+        """Into how many segments the responses fall, cut as `Until(most, tau_u, least)` cuts; their entropies known."""
+        assert self.entropies is not None
         return sum(_segments(entropies, tau_u, least, most) for entropies in self.entropies)
 
 
