@@ -87,7 +87,7 @@ def test_the_command_lines_of_the_documents_are_understood() -> None:
         if hasattr(command, "commands"):
             assert words[2] in command.commands, words
             command = command.commands[words[2]]
-        options = {o for p in command.params for o in getattr(p, "opts", [])}
+        options = {o for p in command.params for o in (*p.opts, *p.secondary_opts)}
         unknown = {w for w in words[2:] if re.match(r"--?[a-zA-Z]", w)} - options
         assert not unknown, f"italic {words[1]} has no {unknown}"
 

@@ -319,8 +319,8 @@ def test_reports():
     assert rough.halfway().error > 0.15
     assert "nan" not in made(prompts=1, steps=LONGEST).advice()
     long = swapped(made(steps=LONGEST), steps=np.full(8, 1000)).advice()
-    assert "no length is halfway through a response, which has 32 tokens in the mean" in long
-    assert "--lengths 8,16,24" in long
+    assert "no length is halfway through a response, which has 1000 tokens in the mean" in long
+    assert "--lengths 250,500,750" in long
     whole = made(lengths=()).report()
     assert whole["predicts"] is None
     assert whole["rank_correlation"] == []
