@@ -145,7 +145,7 @@ def test_without_entropies(italic, prompts: Path, out: Path, tmp_path: Path) -> 
     assert other.has_entropies
     for mine, theirs in zip(found.responses, other.responses, strict=True):
         assert mine.entropies is None
-        assert mine.logprobs is None
+        assert np.allclose(mine.logprobs, theirs.logprobs, atol=1e-5)
         assert mine.completions == theirs.completions
         assert np.array_equal(mine.rewards, theirs.rewards)
         assert np.array_equal(mine.partial, theirs.partial, equal_nan=True)
@@ -232,6 +232,7 @@ def test_a_broken_calibration_may_be_replaced(italic, prompts: Path, out: Path) 
         (("--out", "cal.jsonl"), "--out calibration.parquet"),
         (("--temperature", -1), "temperature"),
         (("--model", "gaussian", "--reward", "region"), "writes no texts"),
+        (("--no-entropies", "--temperature", 0.7), "Leave --no-entropies out, or draw at temperature 1"),
         (("--model", "toy:letter=3"), "letters"),
     ],
 )

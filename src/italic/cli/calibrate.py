@@ -76,6 +76,7 @@ def calibrated(request: CalibrateRequest) -> Calibration | None:
         raise UsageError(f"--out {request.out} is not a .parquet file", hint="Give --out calibration.parquet.")
     lengths = read_lengths(request.lengths, request.sampling.max_tokens)
     method = Reference(request.samples, lengths, entropies=request.entropies)
+    method.agree(request.sampling)
     prompts = given_prompts(request.source, skip_bad=request.skip_bad)
     settings = _settings(request, lengths)
     there = _there(out, request.overwrite)
@@ -100,7 +101,7 @@ def _check(model: Model, method: Reference) -> None:
         )
     if missing:
         raise MismatchError(
-            f"the model {model.name} does not tell how likely its tokens are",
+            f"the model {model.name} does not tell how uncertain it was",
             hint="Leave that out, which only the cascade needs: --no-entropies. Or calibrate a language model that "
             "runs here: --model demo, a directory or a hub id.",
         )

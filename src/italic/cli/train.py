@@ -264,7 +264,7 @@ def _drawn(request: TrainRequest, folder: Path) -> Calibration:
             reward=request.reward,
             samples=SAMPLES if request.samples is None else request.samples,
             lengths="none",
-            entropies=False,
+            entropies=not sampling.plain,
             sampling=sampling,
             budget=Budget(),
             options=request.options,

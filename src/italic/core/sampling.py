@@ -48,6 +48,11 @@ class Sampling:
         """Whether some tokens of positive probability are never drawn."""
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0 or self.temperature == 0
 
+    @property
+    def plain(self) -> bool:
+        """Whether every token is drawn by the model's own law."""
+        return self.temperature == 1 and not (self.truncates or self.ignore_eos)
+
 
 @dataclass(frozen=True)
 class Until:

@@ -7,10 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from italic.core.drafts import TextDrafts
 from italic.core.errors import UsageError
 from italic.core.outcome import Outcome
 from italic.core.protocols import Paper, Task
 from italic.core.questions import Asking, extend, likelihood, score, together
+from italic.core.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,11 @@ class Reference:
     """`samples` draws of the model, with what the model and the reward say of them; the first that is scored is chosen.
 
     Law: the model itself. partial: score unfinished drafts as well, the empty one and those of `lengths` tokens, which
-    are in ascending order. entropies: ask how likely and how uncertain the model found what it wrote, which takes a
-    second pass. The notes of the outcome, n = samples:
+    are in ascending order. entropies: ask how uncertain the model was, which takes a second pass; without, the
+    log-probabilities are those of the draws, which are to be `plain`. The notes of the outcome, n = samples:
 
-        logprobs: float64 [n], nats, of the whole responses; entropies: n arrays float64, nats, one number a token;
-            both None if they are not asked for.
+        logprobs: float64 [n], nats, of the whole responses; entropies: n arrays float64, nats, one number a token,
+            None if they are not asked for.
         prompt_reward: the score of the empty draft; partial: float64 [len(lengths), n], the scores of the first
             tokens of each response, NaN for those that are no longer than that. NaN without `partial`.
     """
@@ -49,12 +51,22 @@ class Reference:
         asked = {"partial": self.partial, "likelihood": self.entropies}
         return frozenset({"texts", *(need for need, yes in asked.items() if yes)})
 
+    def agree(self, sampling: Sampling) -> None:
+        """See that draws by `sampling` tell how likely they are, if nothing else does. Raises UsageError."""
+        if not (self.entropies or sampling.plain):
+            raise UsageError(
+                f"--no-entropies with {sampling}: such draws do not tell how likely the model itself finds them",
+                hint="Leave --no-entropies out, or draw at temperature 1, without top-k, top-p and min-p.",
+            )
+
     def run(self, task: Task) -> Asking[Outcome]:
-        drafts = yield from extend(task.start(self.samples))
+        empty: TextDrafts = task.start(self.samples)
+        self.agree(empty.sampling)
+        drafts: TextDrafts = yield from extend(empty)
         rewards = yield from score(drafts)
-        weighed = None
+        logprobs, entropies = drafts.logps.astype(np.float64), None
         if self.entropies:
-            weighed = yield from likelihood(drafts)
+            logprobs, entropies = yield from likelihood(drafts)
         own, partial = np.full(1, np.nan), np.full((len(self.lengths), self.samples), np.nan)
         if self.partial:
             longer = [np.flatnonzero(drafts.steps > length) for length in self.lengths]
@@ -64,8 +76,8 @@ class Reference:
             for scores, rows, at in zip(found, longer, partial, strict=True):
                 at[rows] = scores
         notes = {
-            "logprobs": None if weighed is None else np.nansum(weighed[0], axis=1),
-            "entropies": None if weighed is None else [h[:n] for h, n in zip(weighed[1], drafts.steps, strict=True)],
+            "logprobs": np.nansum(logprobs, axis=1),
+            "entropies": None if entropies is None else [h[:n] for h, n in zip(entropies, drafts.steps, strict=True)],
             "prompt_reward": float(own[0]),
             "partial": partial,
         }

@@ -24,9 +24,9 @@ class Responses:
 
     prompt_reward: the score of the empty response. rewards: float64 [n]. steps: int64 [n], tokens. finish: [n], why
     they ended. completions: [n], their texts. tokens: n arrays int32, their token ids, the end-of-sequence token
-    included. logprobs: float64 [n], nats, of whole responses. entropies: n arrays float32, nats, one number a token.
-    Both are None if they were not asked for. partial: float64 [L, n], NaN for a response that is not longer than that.
-    A score that is missing is NaN.
+    included. logprobs: float64 [n], nats, of whole responses. entropies: n arrays float32, nats, one number a token,
+    None if they were not asked for. partial: float64 [L, n], NaN for a response that is not longer than that. A score
+    that is missing is NaN.
     """
 
     prompt: Prompt
@@ -36,7 +36,7 @@ class Responses:
     finish: tuple[str, ...]
     completions: tuple[str, ...]
     tokens: tuple[NDArray[np.int32], ...]
-    logprobs: NDArray[np.float64] | None
+    logprobs: NDArray[np.float64]
     entropies: tuple[NDArray[np.float32], ...] | None
     partial: NDArray[np.float64]
 
@@ -44,7 +44,7 @@ class Responses:
     def of(cls, row: Mapping[str, Any]) -> Responses:
         """From what `row` gives, or JSON made of it. Raises KeyError, TypeError, ValueError, InputError if not."""
         rewards, steps, messages = _floats(row["rewards"]), np.array(row["steps"], dtype=np.int64), row.get("messages")
-        logprobs, entropies = row["logprobs"], row["entropies"]
+        entropies = row["entropies"]
         found = cls(
             Prompt(row["id"], row.get("prompt"), None if messages is None else tuple(messages)),
             float(_floats([row["prompt_reward"]])[0]),
@@ -53,7 +53,7 @@ class Responses:
             tuple(row["finish"]),
             tuple(row["completions"]),
             tuple(np.array(ids, dtype=np.int32) for ids in row["tokens"]),
-            None if logprobs is None else _floats(logprobs),
+            _floats(row["logprobs"]),
             None if entropies is None else tuple(np.array(one, dtype=np.float32) for one in entropies),
             np.array([_floats(scores) for scores in row["partial"]]).reshape(-1, len(rewards)),
         )
@@ -81,7 +81,7 @@ class Responses:
             "finish": list(self.finish),
             "completions": list(self.completions),
             "tokens": [ids.tolist() for ids in self.tokens],
-            "logprobs": None if self.logprobs is None else self.logprobs.tolist(),
+            "logprobs": self.logprobs.tolist(),
             "entropies": None if self.entropies is None else [one.tolist() for one in self.entropies],
             "partial": [_nulls(scores) for scores in self.partial],
         }
