@@ -161,7 +161,6 @@ class Cascade(Calibrated):
         most = int(drafts.room[0])
         if self.calibrated is not None:
             self.calibrated.agree(drafts)
-        _ = self._tau_u
         if self.exact:
             law = reference_sampling(drafts.sampling, self._beta, self.max_segment)
             drafts = cast(TextDrafts, task.begin(task.key.at("start").seeds(1), law))
