@@ -47,6 +47,7 @@ class CalibrateRequest:
     reward: str
     samples: int
     lengths: str | None
+    entropies: bool
     sampling: Sampling
     budget: Budget
     options: Mapping[str, Any]
@@ -56,7 +57,6 @@ class CalibrateRequest:
     seed: int
     json: bool
     quiet: bool
-    entropies: bool = True
 
 
 def run_calibrate(request: CalibrateRequest) -> None:

@@ -51,7 +51,7 @@ class Sampling:
     @property
     def plain(self) -> bool:
         """Whether every token is drawn by the model's own law."""
-        return self.temperature == 1 and not (self.truncates or self.ignore_eos)
+        return self.temperature == 1 and not self.truncates
 
 
 @dataclass(frozen=True)

@@ -196,7 +196,7 @@ def sample(
     models that do not tell likelihoods.
     """
     if against is not None:
-        if sampling.truncates or sampling.temperature != 1:
+        if not sampling.plain:
             raise UsageError(
                 f"the divergence of responses sampled with {sampling}",
                 hint="It is known at temperature 1 without top-k, top-p and min-p. Leave these out.",

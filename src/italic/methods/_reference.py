@@ -53,7 +53,7 @@ class Reference:
 
     def agree(self, sampling: Sampling) -> None:
         """See that draws by `sampling` tell how likely they are, if nothing else does. Raises UsageError."""
-        if not (self.entropies or sampling.plain):
+        if not self.entropies and (not sampling.plain or sampling.ignore_eos):
             raise UsageError(
                 f"--no-entropies with {sampling}: such draws do not tell how likely the model itself finds them",
                 hint="Leave --no-entropies out, or draw at temperature 1, without top-k, top-p and min-p.",

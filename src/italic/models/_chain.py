@@ -69,7 +69,7 @@ class GaussianModel:
 
         Raises UsageError for settings that latents do not have: temperature, truncation, stop strings.
         """
-        if sampling.temperature != 1 or sampling.truncates or sampling.stop:
+        if not sampling.plain or sampling.stop:
             raise UsageError(
                 "latents have no temperature, top-k, top-p, min-p or stop strings",
                 hint="Leave these out for the model " + self.name + ".",

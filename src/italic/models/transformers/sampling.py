@@ -36,7 +36,7 @@ def warp(logits: Tensor, sampling: Sampling) -> Tensor:
     Temperature, top-k, top-p and min-p in this order and with the treatment of ties of Transformers' logits warpers.
     The temperature is positive.
     """
-    changes = sampling.truncates or sampling.temperature != 1.0
+    changes = not sampling.plain
     scores = logits.float() if changes else logits
     if sampling.temperature != 1.0:
         scores = scores / sampling.temperature
