@@ -21,12 +21,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock
 
 from italic.cli.pareto import draw_pareto
+from italic.core.prompt import Prompt
 from italic.core.sampling import Sampling
 from italic.core.spec import build_model, build_reward
-from italic.evaluate.tuned import Judgement, Use, best_of_n_curve, judge, sample
+from italic.evaluate.tuned import Judgement, Sampled, Use, best_of_n_curve, judge, lead, sample
 from italic.laws.statistics import Interval
 from italic.models.transformers import load
 from italic.models.transformers.cpu import multiplies_bfloat16
@@ -35,6 +37,7 @@ from italic.run.record import plain, write_whole
 
 HERE = Path(__file__).parent
 TABLE = HERE / "tables" / "tuning.json"
+REWARDS = HERE / "tables" / "tuning_rewards.npz"
 PROMPTS = HERE / "prompts" / "tuning.jsonl"
 HELD_OUT = HERE.parent / "src" / "italic" / "bundled" / "prompts" / "heldout.jsonl"
 WORK = Path("build/tuning")
@@ -90,6 +93,10 @@ CONFIGURATIONS = {
 }
 
 
+RIVALS = ("raw reward", "identity")
+"""Which know nothing of the procedure that the model is used by."""
+
+
 def known(count: int) -> Path:
     """Where the training prompts' reference responses are, `count` each."""
     return WORK / f"reference-{count}.parquet"
@@ -135,14 +142,45 @@ def measure(names: list[str]) -> None:
     reference, reward = load(rows=128), build_reward(REWARD)
     held = [p for p in read_prompts(str(HELD_OUT)).good if len(reference.codec.encode(p)) <= LONGEST]
     before = sample(held, reference, reward, REFERENCE, seed=1, sampling=SAMPLING)
+    keep("reference", before)
     note("curve", best_of_n_curve(before, REFERENCE // 2))
     for name in names:
         minutes = tune(name)
         model: Any = build_model(str(place(name)), rows=128)
         drawn = sample(held, model, reward, POLICY, against=reference, seed=2, sampling=SAMPLING)
+        keep(name, drawn)
         found = {use.name: line(judge(drawn, before, use), minutes) for use in CONFIGURATIONS[name].uses}
         note(name, found)
         show(name, found)
+
+
+def keep(name: str, drawn: list[Sampled]) -> None:
+    """Add the rewards that a configuration was judged by, a row a prompt, so that win rates can be told apart."""
+    with FileLock(WORK / "table.lock"):
+        np.savez_compressed(REWARDS, **{**rewards(), name: np.array([s.rewards for s in drawn], dtype=np.float32)})
+
+
+def rewards() -> dict[str, Any]:
+    """What `keep` wrote."""
+    if not REWARDS.exists():
+        return {}
+    with np.load(REWARDS) as there:
+        return dict(there)
+
+
+def leads() -> list[tuple[str, str, str, Interval]]:
+    """By how much each configuration's win rate exceeds its rivals': name, use, rival, difference."""
+    there = {
+        name: [Sampled(Prompt(str(row), ""), np.array(drawn, dtype=float), np.zeros(0)) for row, drawn in enumerate(of)]
+        for name, of in rewards().items()
+    }
+    found = []
+    for name in (name for name in CONFIGURATIONS if name in there):
+        for over in (over for over in RIVALS if over in there and over != name):
+            for use in (use for use in CONFIGURATIONS[name].uses if use in CONFIGURATIONS[over].uses):
+                ahead = lead(there[name], there[over], there["reference"], use)
+                found.append((name, use.name, over, ahead))
+    return found
 
 
 def note(name: str, found: Any) -> None:
@@ -187,6 +225,8 @@ def main() -> None:
     table = {name: found for name, found in read().items() if name in CONFIGURATIONS}
     for name, found in table.items():
         show(name, found)
+    for name, use, over, (mean, low, high) in leads():
+        print(f"{name:24s} {use:11s} ahead of {over} by {mean:.3f} ({low:.3f} to {high:.3f})")
     if arguments.plot:
         models = {name: judgement(next(iter(found.values()))) for name, found in table.items()}
         draw_pareto(models, [tuple(point) for point in read()["curve"]], arguments.plot)

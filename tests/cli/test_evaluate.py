@@ -47,12 +47,18 @@ def test_several_models_and_a_picture(italic, prompts, tmp_path) -> None:
     assert plot.read_bytes()[:4] == b"\x89PNG"
     many = json.loads(italic("evaluate", prompts, *words, *PAIR, "--json").out)
     assert [one["model"] for one in many] == [ONE, OTHER]
+    assert "win rate ahead of the first" in said.out
+    assert "lead" not in many[0]
+    ahead = many[1]["used_win_rate"]["mean"] - many[0]["used_win_rate"]["mean"]
+    assert many[1]["lead"]["mean"] == pytest.approx(ahead)
+    assert many[1]["lead"]["low"] < ahead < many[1]["lead"]["high"]
 
 
 def test_plain_sampling_has_no_share(italic, prompts) -> None:
     said = italic("evaluate", prompts, "--model", ONE, *PAIR, "--procedure", "sample")
     assert "win rate of one draw" in said.out
     assert "share" not in said.out
+    assert "ahead" not in said.out
 
 
 @pytest.mark.parametrize(
@@ -63,6 +69,7 @@ def test_plain_sampling_has_no_share(italic, prompts) -> None:
         (("--procedure", "median"), 2, "Write sample, best-of-n:n=4 or worst-of-n:n=4"),
         (("--procedure", "best-of-n:n=0"), 2, "the best or the worst of 0 draws"),
         (("--model", "toy:letters=3,length=3"), 2, "has another tokenizer or chat template"),
+        (("--model", ONE), 2, f"--model {ONE} more than once"),
         (("--plot", "nowhere/pareto.png"), 1, "cannot write nowhere/pareto.png"),
     ],
 )

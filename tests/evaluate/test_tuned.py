@@ -9,7 +9,7 @@ import pytest
 from italic.core.errors import MismatchError, UsageError
 from italic.core.prompt import Prompt
 from italic.core.sampling import Sampling
-from italic.evaluate.tuned import Sampled, Use, judge, k3, sample, used_reward, used_win_rate
+from italic.evaluate.tuned import Sampled, Use, judge, k3, lead, sample, used_reward, used_win_rate
 from italic.models.gaussian import load as gaussian
 from italic.models.toy import ToyModel
 from italic.rewards.toy import ToyReward
@@ -92,11 +92,30 @@ def test_a_judgement_by_hand() -> None:
     assert np.isnan(judge(ours, theirs, Use()).share.mean)
 
 
+def test_a_lead_is_of_the_same_prompts() -> None:
+    """Two models whose win rates differ much between prompts and little between them."""
+    known = [sampled(str(i), [0.0, 1.0]) for i in range(20)]
+    over = [sampled(str(i), [i % 2, i % 2], [0, 0]) for i in range(20)]
+    ours = [sampled(str(i), [i % 2, i % 2 + 0.5 * (i < 15)], [0, 0]) for i in range(20)]
+    ahead = lead(ours, over, known, Use())
+    rates = [judge(one, known, Use()).used_win_rate for one in (ours, over)]
+    assert ahead.mean == pytest.approx(rates[0].mean - rates[1].mean)
+    assert ahead.mean == pytest.approx(15 / 20 * 1 / 8)
+    assert 0 < ahead.low < ahead.high < rates[0].high - rates[1].low
+    assert lead(ours, ours, known, Use(2, worst=True)) == (0.0, 0.0, 0.0)
+    beside = lead(ours, over, known, Use(2), Use(1))
+    rates = [judge(one, known, Use(2), Use(1)).used_win_rate for one in (ours, over)]
+    assert beside.mean == pytest.approx(rates[0].mean - rates[1].mean)
+
+
 def test_responses_to_other_prompts_are_refused() -> None:
     one, other = [sampled("a", [1.0])], [sampled("b", [1.0])]
     for ours, theirs in ((one, other), ([], []), (one, one * 2)):
         with pytest.raises(UsageError, match="responses to other prompts, or to none"):
             judge(ours, theirs, Use())
+    for ours, over in ((one, other), (other, one)):
+        with pytest.raises(UsageError, match="responses to other prompts, or to none"):
+            lead(ours, over, one, Use())
 
 
 def test_missing_scores_are_left_out_of_rewards_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,11 @@ from italic.cli.pareto import draw_pareto
 from italic.cli.plotting import check_plotting
 from italic.cli.prompts import given_prompts
 from italic.cli.show import progress_bar, remark, screen, summary
-from italic.core.errors import MismatchError
+from italic.core.errors import MismatchError, UsageError
 from italic.core.protocols import Model
 from italic.core.sampling import Sampling
 from italic.core.spec import build_model
-from italic.evaluate.tuned import Judgement, Sampled, Use, best_of_n_curve, judge, sample
+from italic.evaluate.tuned import Judgement, Sampled, Use, best_of_n_curve, judge, lead, sample
 from italic.laws.statistics import Interval
 from italic.methods.sample import Sample
 from italic.run.ledger import Ledger
@@ -65,6 +66,9 @@ def run_evaluate(request: EvaluateRequest) -> None:
     theirs = request.samples if request.reference_samples is None else request.reference_samples
     use.weights(request.samples)
     rival.weights(theirs)
+    twice = [spec for spec, times in Counter(request.models).items() if times > 1]
+    if twice:
+        raise UsageError(f"--model {twice[0]} more than once", hint="Give every model once.")
     prompts = given_prompts(request.source, skip_bad=request.skip_bad)
     if request.plot is not None:
         check_plotting("--plot, which draws a picture,")
@@ -88,19 +92,26 @@ def run_evaluate(request: EvaluateRequest) -> None:
 
     known = draw(reference, theirs, request.seed + 1, None)
     found: dict[str, Judgement] = {}
+    leads: dict[str, Interval] = {}
+    first: list[Sampled] | None = None
     given = {key: value for key, value in request.options.items() if value is not None}
     for spec in request.models:
         model = build_model(spec, **given)
         _comparable(model, reference)
-        found[spec] = judge(draw(model, request.samples, request.seed, reference), known, use, rival)
+        drawn = draw(model, request.samples, request.seed, reference)
+        found[spec] = judge(drawn, known, use, rival)
+        if first is None:
+            first = drawn
+        else:
+            leads[spec] = lead(drawn, first, known, use, rival)
     remark(summary(ledger.usage))
     if request.plot is not None:
         draw_pareto(found, best_of_n_curve(known, min(theirs, MOST)), Path(request.plot))
     if request.as_json:
-        lines = [plain({"model": spec, "procedure": use.name, **_plain(one)}) for spec, one in found.items()]
+        lines = [_line(spec, one, use, leads.get(spec)) for spec, one in found.items()]
         sys.stdout.write(json.dumps(lines[0] if len(lines) == 1 else lines, ensure_ascii=False) + "\n")
         return
-    _show(found, use, request)
+    _show(found, leads, use)
 
 
 def _comparable(model: Model, reference: Model) -> None:
@@ -114,11 +125,14 @@ def _comparable(model: Model, reference: Model) -> None:
         )
 
 
-def _plain(one: Judgement) -> dict[str, Any]:
-    return {key: value._asdict() if isinstance(value, Interval) else value for key, value in vars(one).items()}
+def _line(spec: str, one: Judgement, use: Use, ahead: Interval | None) -> Any:
+    """One model's figures for JSON, with how far it is ahead of the first model, unless it is that."""
+    figures = {**vars(one), **({} if ahead is None else {"lead": ahead})}
+    named = {key: value._asdict() if isinstance(value, Interval) else value for key, value in figures.items()}
+    return plain({"model": spec, "procedure": use.name, **named})
 
 
-def _show(found: Mapping[str, Judgement], use: Use, request: EvaluateRequest) -> None:
+def _show(found: Mapping[str, Judgement], leads: Mapping[str, Interval], use: Use) -> None:
     grid = Table("", *found)
     first = next(iter(found.values()))
     rows = {
@@ -132,6 +146,8 @@ def _show(found: Mapping[str, Judgement], use: Use, request: EvaluateRequest) ->
         del rows[f"share of the gain by {use.name}"], rows[f"win rate, {use.name}"]
     for label, name in rows.items():
         grid.add_row(label, *(_interval(getattr(one, name)) for one in found.values()))
+    if leads:
+        grid.add_row("win rate ahead of the first", "", *map(_interval, leads.values()))
     screen().print(grid)
     remark(f"{first.prompts} prompts, {first.samples} responses each; 95 % intervals over prompts.")
 

@@ -277,7 +277,7 @@ def replay(
 @app.command()
 def evaluate(
     prompts: Annotated[str, typer.Argument(help="Prompts that were not trained on: .jsonl, .parquet, hub.")],
-    model: Annotated[list[str], typer.Option("--model", "-m", help="A tuned model; may be given several times.")],
+    model: Annotated[list[str], typer.Option("--model", "-m", help="A tuned model; or several, one each time.")],
     reference: Annotated[str, typer.Option("--reference", help="The model that it was tuned from.")] = "demo",
     reward: RewardOption = "demo",
     procedure: Annotated[

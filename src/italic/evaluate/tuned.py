@@ -129,26 +129,53 @@ def judge(policy: Sequence[Sampled], reference: Sequence[Sampled], use: Use, riv
     The share is a ratio of means, with the interval of the delta method. Raises UsageError for other prompts, or fewer
     scored responses to one of them than the use takes.
     """
-    if [s.prompt.id for s in policy] != [s.prompt.id for s in reference] or not policy:
-        raise UsageError("responses to other prompts, or to none", hint="Draw from both models for the same prompts.")
-    pairs = list(zip(policy, reference, strict=True))
+    pairs = _pairs(policy, reference)
     ours = np.array([one.rewards.mean() for one, _ in pairs])
     theirs = np.array([other.rewards.mean() for _, other in pairs])
     best = np.array([used_reward(other.rewards, rival or use) for _, other in pairs])
-    won = np.array([used_win_rate(one.rewards, other.rewards, Use()) for one, other in pairs])
-    used = np.array([used_win_rate(one.rewards, other.rewards, use, rival) for one, other in pairs])
     return Judgement(
         reward=mean_interval(ours),
         reference=mean_interval(theirs),
         best=mean_interval(best),
         gain=mean_interval(ours - theirs),
         share=_ratio(ours - theirs, best - theirs),
-        win_rate=mean_interval(won),
-        used_win_rate=mean_interval(used),
+        win_rate=mean_interval(_win_rates(pairs, Use())),
+        used_win_rate=mean_interval(_win_rates(pairs, use, rival)),
         kl=mean_interval(np.array([one.kl.mean() for one, _ in pairs])),
         prompts=len(pairs),
         samples=max(len(one.kl) for one, _ in pairs),
     )
+
+
+def lead(
+    policy: Sequence[Sampled],
+    over: Sequence[Sampled],
+    reference: Sequence[Sampled],
+    use: Use,
+    rival: Use | None = None,
+) -> Interval:
+    """By how much the used win rate of a tuned model exceeds that of another: both against the reference.
+
+    From differences on the same prompts, which have a narrower interval than two win rates apart: a prompt that is hard
+    for one model is hard for the other. Raises UsageError as `judge` does.
+    """
+    ours, theirs = (_win_rates(_pairs(one, reference), use, rival) for one in (policy, over))
+    return mean_interval(ours - theirs)
+
+
+Pair = tuple[Sampled, Sampled]
+
+
+def _pairs(policy: Sequence[Sampled], reference: Sequence[Sampled]) -> list[Pair]:
+    """Responses to the same prompts, those of the tuned model first. Raises UsageError for other prompts, or none."""
+    if [s.prompt.id for s in policy] != [s.prompt.id for s in reference] or not policy:
+        raise UsageError("responses to other prompts, or to none", hint="Draw from both models for the same prompts.")
+    return list(zip(policy, reference, strict=True))
+
+
+def _win_rates(pairs: Sequence[Pair], use: Use, rival: Use | None = None) -> Array:
+    """Of each prompt, float64 [n]."""
+    return np.array([used_win_rate(one.rewards, other.rewards, use, rival) for one, other in pairs])
 
 
 def _ratio(above: Array, below: Array) -> Interval:
