@@ -206,6 +206,7 @@ def show(name: str, found: dict[str, Any]) -> None:
         told = [
             f"{key} {figures[key][0]:.3f} ({figures[key][1]:.3f} to {figures[key][2]:.3f})"
             for key in ("reward", "share", "win_rate", "used_win_rate", "kl")
+            if figures[key][0] is not None
         ]
         kind = "bfloat16" if figures["bfloat16"] else "float32"
         print(f"{name:24s} {use:11s} {'  '.join(told)}  {figures['minutes']:.1f} min in {kind}", flush=True)

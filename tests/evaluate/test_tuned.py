@@ -89,7 +89,9 @@ def test_a_judgement_by_hand() -> None:
     assert found.kl.mean == 0.5
     assert (found.prompts, found.samples) == (2, 2)
     assert found.gain.low < 0.25 < found.gain.high
-    assert np.isnan(judge(ours, theirs, Use()).share.mean)
+    for use, rival in ((Use(), None), (Use(2, worst=True), None), (Use(2), Use()), (Use(2), Use(2, worst=True))):
+        assert np.isnan(judge(ours, theirs, use, rival).share.mean)
+    assert judge(ours, theirs, Use(), Use(2)).share == found.share
 
 
 def test_a_lead_is_of_the_same_prompts() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -111,7 +112,7 @@ def run_evaluate(request: EvaluateRequest) -> None:
         lines = [_line(spec, one, use, leads.get(spec)) for spec, one in found.items()]
         sys.stdout.write(json.dumps(lines[0] if len(lines) == 1 else lines, ensure_ascii=False) + "\n")
         return
-    _show(found, leads, use)
+    _show(found, leads, use, rival)
 
 
 def _comparable(model: Model, reference: Model) -> None:
@@ -132,18 +133,21 @@ def _line(spec: str, one: Judgement, use: Use, ahead: Interval | None) -> Any:
     return plain({"model": spec, "procedure": use.name, **named})
 
 
-def _show(found: Mapping[str, Judgement], leads: Mapping[str, Interval], use: Use) -> None:
+def _show(found: Mapping[str, Judgement], leads: Mapping[str, Interval], use: Use, rival: Use) -> None:
     grid = Table("", *found)
     first = next(iter(found.values()))
+    used = use.name if use == rival else f"{use.name} against {rival.name}"
     rows = {
-        f"reward ({_mean(first.reference)} before, {_mean(first.best)} by {use.name})": "reward",
-        f"share of the gain by {use.name}": "share",
+        f"reward ({_mean(first.reference)} before, {_mean(first.best)} by {rival.name})": "reward",
+        f"share of the gain by {rival.name}": "share",
         "win rate of one draw": "win_rate",
-        f"win rate, {use.name}": "used_win_rate",
+        f"win rate, {used}": "used_win_rate",
         "KL, nats": "kl",
     }
-    if use == Use():
-        del rows[f"share of the gain by {use.name}"], rows[f"win rate, {use.name}"]
+    if math.isnan(first.share.mean):
+        del rows[f"share of the gain by {rival.name}"]
+    if use == rival == Use():
+        del rows[f"win rate, {used}"]
     for label, name in rows.items():
         grid.add_row(label, *(_interval(getattr(one, name)) for one in found.values()))
     if leads:

@@ -25,6 +25,7 @@ from italic.run.align import stream
 from italic.run.ledger import Ledger
 
 Array = NDArray[np.float64]
+UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -107,8 +108,8 @@ class Judgement:
     """A tuned model against its reference, each figure with its interval over prompts.
 
     reward, reference: mean rewards of one draw. best: the mean reward of the reference used as asked. gain: reward less
-    reference. share: what part of best less reference that is, NaN for one draw. win_rate: of one draw against one.
-    used_win_rate: used as asked, both. kl: nats. prompts; samples: of the tuned model, a prompt.
+    reference. share: what part of best less reference that is, NaN unless that is the best of several. win_rate: of one
+    draw against one. used_win_rate: used as asked, both. kl: nats. prompts; samples: of the tuned model, a prompt.
     """
 
     reward: Interval
@@ -132,13 +133,14 @@ def judge(policy: Sequence[Sampled], reference: Sequence[Sampled], use: Use, riv
     pairs = _pairs(policy, reference)
     ours = np.array([one.rewards.mean() for one, _ in pairs])
     theirs = np.array([other.rewards.mean() for _, other in pairs])
-    best = np.array([used_reward(other.rewards, rival or use) for _, other in pairs])
+    before = rival or use
+    best = np.array([used_reward(other.rewards, before) for _, other in pairs])
     return Judgement(
         reward=mean_interval(ours),
         reference=mean_interval(theirs),
         best=mean_interval(best),
         gain=mean_interval(ours - theirs),
-        share=_ratio(ours - theirs, best - theirs),
+        share=UNKNOWN if before.worst or before.n == 1 else _ratio(ours - theirs, best - theirs),
         win_rate=mean_interval(_win_rates(pairs, Use())),
         used_win_rate=mean_interval(_win_rates(pairs, use, rival)),
         kl=mean_interval(np.array([one.kl.mean() for one, _ in pairs])),
@@ -182,7 +184,7 @@ def _ratio(above: Array, below: Array) -> Interval:
     """mean(above) / mean(below) of pairs, float64 [n], with the interval of the delta method."""
     scale = float(below.mean())
     if scale == 0:
-        return Interval(float("nan"), float("nan"), float("nan"))
+        return UNKNOWN
     ratio = float(above.mean()) / scale
     spread = mean_interval((above - ratio * below) / scale)
     return Interval(ratio, ratio + spread.low, ratio + spread.high)
