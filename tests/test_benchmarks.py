@@ -53,3 +53,14 @@ def test_a_slip_is_told(baseline: str) -> None:
     done = mixture("--baseline", baseline)
     assert done.returncode == 2
     assert "--baseline is constant" in done.stderr
+
+
+def test_what_a_policy_that_sees_all_can_gain_is_what_the_plan_says() -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "limited_policy.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    rows = {
+        tuple(line.split()[:3]): [float(rate) for rate in line.split()[3:]] for line in done.stdout.splitlines()[1:]
+    }
+    assert rows["1.00", "1.00", "best-of-4"][1:] == pytest.approx([0.877, 0.941], abs=1.5e-3)
+    assert all(raw < best and flat < best for raw, flat, best in rows.values())
