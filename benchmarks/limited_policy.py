@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from italic.laws.procedures import Procedure, best_of_n, worst_of_n
+from italic.laws import finite
+from italic.laws.procedures import Procedure, best_of_n, discrete_win_rate, worst_of_n
 from tuning import REWARDS
 
 Array = NDArray[np.float64]
@@ -32,34 +33,22 @@ def shown(part: float) -> Array:
     return np.asarray(np.diff(norm.cdf((edges - np.sqrt(part) * SEEN[:, None]) / np.sqrt(max(1 - part, 1e-3)))))
 
 
-def tilted(worth: Array, beta: float) -> Array:
-    """The law of what is seen, tilted by its worth: float64 [601]."""
-    scores = worth / beta
-    weights = BEFORE * np.exp(scores - scores.max())
-    return np.asarray(weights / weights.sum())
-
-
-def divergence(law: Array) -> float:
-    """From the law before, nats."""
-    there = law > 0
-    return float(law[there] @ np.log(law[there] / BEFORE[there]))
-
-
-def led(worths: list[Array], kl: float) -> list[Array]:
-    """The laws tilted by each worth with one beta, so that their mean divergence is kl nats."""
+def led(worths: list[Array], nats: float) -> list[Array]:
+    """The laws tilted by each worth with one beta, so that this is their mean divergence."""
     scale = max(float(np.ptp(worth)) for worth in worths)
 
-    def off(log_beta: float) -> float:
-        return float(np.mean([divergence(tilted(worth, scale * np.exp(log_beta))) for worth in worths])) - kl
+    def tilted(beta: float) -> list[Array]:
+        return [finite.tilt(BEFORE, worth, beta) for worth in worths]
 
-    beta = scale * np.exp(brentq(off, -12, 4, xtol=1e-4))
-    return [tilted(worth, beta) for worth in worths]
+    def off(log_beta: float) -> float:
+        return float(np.mean([finite.kl(law, BEFORE) for law in tilted(scale * np.exp(log_beta))])) - nats
+
+    return tilted(scale * np.exp(brentq(off, -12, 4, xtol=1e-4)))
 
 
 def win_rate(quantiles: Array, procedure: Procedure) -> float:
     """Of a policy whose quantile has this law, float64 [1000], used as the reference is."""
-    below = np.cumsum(quantiles) - quantiles / 2
-    return float(1 - np.mean(procedure.cdf(below) * procedure.density(QUANTILE)))
+    return discrete_win_rate(quantiles, np.full(GRID, 1 / GRID), QUANTILE, procedure)
 
 
 def best(given: Array, procedure: Procedure, kl: float) -> Array:
