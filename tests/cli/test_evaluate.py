@@ -64,7 +64,7 @@ def test_plain_sampling_has_no_share(italic, prompts) -> None:
 def test_another_use_of_the_reference_is_named(italic, prompts) -> None:
     words = ("--procedure", "sample", "--rival", "best-of-n:n=4")
     said = italic("evaluate", prompts, "--model", ONE, *PAIR, *words).out
-    assert "by best of 4" in said
+    assert "by best of 4)" in said
     assert "one draw against best of 4" in " ".join(said.replace("│", " ").split())
     worst = italic("evaluate", prompts, "--model", ONE, *PAIR, "--procedure", "worst-of-n:n=4").out
     assert "win rate, worst of 4" in worst
