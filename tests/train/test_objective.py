@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from italic.core.errors import UsageError
+from italic.laws.finite_tilt import mean_tilt
 from italic.laws.inference_aware import exponential, fixed_point, identity, log
-from italic.laws.procedures import best_of_n, plain
+from italic.laws.procedures import best_of_n, plain, worst_of_n
+from italic.train.tuning.lead import ABOVE, EARLY
 from italic.train.tuning.objective import infalign, raw, vbon, want_of_references
 
 
@@ -46,16 +48,26 @@ def test_beta_gives_the_divergence_with_the_references_there_are(transform) -> N
     assert aim.lead
 
 
+@pytest.mark.parametrize("use", [best_of_n(4), worst_of_n(4)], ids=lambda use: use.name)
+def test_training_begins_where_the_divergence_is_small(use) -> None:
+    """Worst-of-4's fixed point at 1.43 nats has a beta of 0.002; eight times that is still 0.9 nats."""
+    transform = fixed_point(use, 1.43)
+    aim = infalign(transform, use, 64, 1.43)
+    assert mean_tilt(transform.tables(64), aim.start).kl == pytest.approx(EARLY * 1.43)
+
+
 def test_a_divergence_to_lead_to() -> None:
     aim = vbon(8, 32, 1.5)
     assert (aim.kl, aim.lead) == (1.5, True)
     assert aim.beta != pytest.approx(1 / 7, rel=0.01)
+    assert vbon(8, 32).start == pytest.approx(ABOVE / 7)
 
 
 def test_the_raw_reward_has_the_divergence_that_is_asked_for_on_the_references() -> None:
     known = references(64, prompts=200)
     aim = raw(known, plain(), 1.0)
     assert np.mean([divergence(r / aim.beta) for r in known]) == pytest.approx(1.0, abs=1e-6)
+    assert np.mean([divergence(r / aim.start) for r in known]) == pytest.approx(EARLY, abs=1e-6)
     assert np.array_equal(aim.worth(np.array([3.0]), known[0]), [3.0])
     assert np.array_equal(aim.own(known[0]), known[0])
 

@@ -98,7 +98,7 @@ def test_one_draw_comes_to_be_as_good_as_the_best_of_four(place, tmp_path) -> No
     assert found.share.mean > 0.85
     assert found.kl.mean < report["kl_expected"] + 0.25
     assert report["kl"] == pytest.approx(found.kl.mean, rel=0.3)
-    assert report["beta_begun"] == report["beta"] == pytest.approx(1 / 3)
+    assert report["beta_expected"] == report["beta"] == pytest.approx(1 / 3)
     log = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == list(range(1, 61))
     assert np.mean([entry["quantile"] for entry in log[-6:]]) > 0.7

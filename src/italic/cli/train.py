@@ -122,7 +122,7 @@ def run_train(request: TrainRequest) -> None:
         ) from None
     if not leads:
         return
-    report = {"objective": objective.name, "beta_begun": objective.beta, "kl_expected": objective.kl, **report}
+    report = {"objective": objective.name, "beta_expected": objective.beta, "kl_expected": objective.kl, **report}
     close_folder(folder, settings, report, log)
     _show(report, request)
 

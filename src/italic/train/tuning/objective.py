@@ -17,6 +17,7 @@ from italic.laws.finite_tilt import beta_at
 from italic.laws.inference_aware import Transform, log
 from italic.laws.procedures import Procedure, plain
 from italic.laws.quantile import counts, own_counts
+from italic.train.tuning.lead import ABOVE, EARLY
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -26,19 +27,22 @@ LOST = 0.1
 """And by so much, a refusal."""
 MOST_REFERENCES = 10_000
 """More are not advised."""
+LOWEST = -20.0
+"""The least log beta that the raw reward is given."""
 
 
 @dataclass(frozen=True, eq=False)
 class Objective:
     """Maximise E_pi[Phi(C)] - beta KL(pi || p), C being the quantile of the reward.
 
-    transform: Phi, None for the raw reward. kl: nats, what the optimum has, or should have. lead: whether beta is led
-    to that while training. procedure: how the model will be used.
+    transform: Phi, None for the raw reward. start: the beta that training begins with. kl: nats, what the optimum has,
+    or should have. lead: whether beta is led to that while training. procedure: how the model will be used.
     """
 
     name: str
     transform: Transform | None
     beta: float
+    start: float
     kl: float
     lead: bool
     procedure: Procedure
@@ -71,8 +75,10 @@ def vbon(n: int, k: int, kl: float | None = None) -> Objective:
     best-of-n. Raises UsageError for n < 2, or for a divergence that k reference rewards cannot show.
     """
     check_best_of(n)
-    beta = 1 / (n - 1) if kl is None else _beta(log(), k, kl)
-    return Objective(f"vbon:n={n}", log(), beta, kl_bound(n) if kl is None else kl, kl is not None, plain())
+    if kl is not None:
+        return _led(f"vbon:n={n}", log(), plain(), k, kl)
+    beta = 1 / (n - 1)
+    return Objective(f"vbon:n={n}", log(), beta, ABOVE * beta, kl_bound(n), False, plain())
 
 
 def check_best_of(n: int) -> None:
@@ -88,17 +94,20 @@ def infalign(transform: Transform, procedure: Procedure, k: int, kl: float) -> O
     over prompts: far from that of known quantiles where the transform is steep. Raises UsageError for a divergence that
     k reference rewards cannot show.
     """
-    return Objective(f"{transform.name} for {procedure.name}", transform, _beta(transform, k, kl), kl, True, procedure)
+    return _led(f"{transform.name} for {procedure.name}", transform, procedure, k, kl)
 
 
-def _beta(transform: Transform, k: int, kl: float) -> float:
+def _led(name: str, transform: Transform, procedure: Procedure, k: int, kl: float) -> Objective:
+    table = transform.tables(k)
     try:
-        return beta_at(transform.tables(k), kl)
+        beta = beta_at(table, kl)
+        start = beta_at(table, EARLY * kl)
     except ValueError as failure:
         raise UsageError(
             f"--kl {kl:g} with {k} reference rewards a prompt: {failure}",
             hint="Give a smaller --kl, or calibrate with more --samples.",
         ) from failure
+    return Objective(name, transform, beta, start, kl, True, procedure)
 
 
 def raw(references: Sequence[Array], procedure: Procedure, kl: float) -> Objective:
@@ -109,17 +118,22 @@ def raw(references: Sequence[Array], procedure: Procedure, kl: float) -> Objecti
     """
     if any(not np.isfinite(rewards).all() for rewards in references):
         raise UsageError("a reference reward is infinite", hint="Train on calibrated rewards: any --transform but raw.")
-    low, high = -20.0, 20.0
     least = min(len(rewards) for rewards in references)
-    if not 0 < kl < _mean_kl(references, math.exp(low)) or kl > math.log(least) / 2:
+    if not 0 < kl < _mean_kl(references, math.exp(LOWEST)) or kl > math.log(least) / 2:
         raise UsageError(
             f"--kl {kl:g} on the raw reward, and {least} reference rewards of a prompt to take beta from",
             hint=f"Give --kl below {math.log(least) / 2:.2g}, or calibrate with more --samples.",
         )
+    beta, start = (_raw_beta(references, nats) for nats in (kl, EARLY * kl))
+    return Objective("raw reward", None, beta, start, kl, True, procedure)
+
+
+def _raw_beta(references: Sequence[Array], kl: float) -> float:
+    low, high = LOWEST, -LOWEST
     for _ in range(60):
         middle = (low + high) / 2
         low, high = (middle, high) if _mean_kl(references, math.exp(middle)) > kl else (low, middle)
-    return Objective("raw reward", None, math.exp(high), kl, True, procedure)
+    return math.exp(high)
 
 
 def _mean_kl(references: Sequence[Array], beta: float) -> float:

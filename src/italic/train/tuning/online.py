@@ -19,7 +19,6 @@ either (see `controls`).
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -52,18 +51,12 @@ from italic.train.tuning.common import (
 )
 from italic.train.tuning.controls import Controls
 from italic.train.tuning.credit import Credit, Rolled
+from italic.train.tuning.lead import Lead
 from italic.train.tuning.losses import Batch, log_laws, tilting_loss
 from italic.train.tuning.packing import Asked, ask, packs
 from italic.train.tuning.rollouts import Rollouts
 from italic.train.tuning.settings import Tuning
 from italic.train.tuning.signal import Signal
-
-ABOVE, DESCENT = 8.0, 0.5
-"""How many times too large beta begins, and for which share of the steps; then it is led by the measured divergence."""
-GAIN, PULL = 0.03, 1.0
-"""How much log beta moves in a step, for a divergence off by its own size; and how much it is off beside that."""
-MEMORY = 0.9
-"""Of the running mean of the divergence."""
 
 GIVEN = frozenset(
     {
@@ -156,26 +149,15 @@ class ExactDivergence(trl.RLOOTrainer):
 
 
 class Leader(TrainerCallback, ExportableState):
-    """Tells the rollouts the step, lets beta down to what it is to be, and leads it to the divergence asked for.
+    """Tells the rollouts the step and the trainer its beta.
 
-    Beta begins `ABOVE` times as large and falls evenly in its logarithm for the share `DESCENT` of the steps: so the
-    policy passes through the optima of larger betas, instead of running far from the reference at first by what pays
-    least and having to come back. What it knows is in the log, step by step, from where a resumed run takes it; what
-    the `learners` know is in the checkpoint.
+    What the lead knows is in the log, step by step, from where a resumed run takes it; what the `learners` know is in
+    the checkpoint.
     """
 
-    def __init__(
-        self,
-        trainer: Any,
-        rollouts: Rollouts,
-        learners: Mapping[str, Credit | Controls],
-        beta: float,
-        target: float | None,
-    ) -> None:
+    def __init__(self, trainer: Any, rollouts: Rollouts, learners: Mapping[str, Credit | Controls], lead: Lead) -> None:
         self._learners = learners
-        self.beta = beta
-        self.target = target
-        self.kl = math.nan
+        self._lead = lead
         self._trainer = trainer
         self._rollouts = rollouts
 
@@ -183,32 +165,23 @@ class Leader(TrainerCallback, ExportableState):
         """What a checkpoint keeps."""
         return {"args": {}, "attributes": {name: learner.state() for name, learner in self._learners.items()}}
 
-    def _off(self) -> float:
-        """How far the divergence is above its target, in parts, at most 1; 0 without a target."""
-        return 0.0 if self.target is None else float(np.clip(self.kl / self.target - 1, -1, 1))
-
     def on_train_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if state.log_history:
-            self.kl, self.beta = (state.log_history[-1][name] for name in ("kl_mean", "beta_next"))
+            self._lead.kl, self._lead.beta = (state.log_history[-1][name] for name in ("kl_mean", "beta_next"))
             for name, known in state.stateful_callbacks[type(self).__name__]["attributes"].items():
                 self._learners[name].restore(known)
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._rollouts.step = state.global_step
-        left = max(0.0, 1 - state.global_step / (DESCENT * state.max_steps))
-        pull = PULL * self._off() if left == 0 else 0.0
-        self._trainer.strength = self.beta * ABOVE**left * math.exp(pull)
+        self._trainer.strength = self._lead.at(state.global_step)
 
     def on_log(
         self, args: Any, state: TrainerState, control: TrainerControl, logs: dict[str, float] | None = None, **_: Any
     ) -> None:
         if logs is None or "kl_sequence" not in logs:
             return
-        now = logs["kl_sequence"]
-        self.kl = now if math.isnan(self.kl) else MEMORY * self.kl + (1 - MEMORY) * now
-        if state.global_step >= DESCENT * state.max_steps:
-            self.beta *= math.exp(GAIN * self._off())
-        found = {"beta": self._trainer.strength, "kl_mean": self.kl, "beta_next": self.beta}
+        self._lead.learn(state.global_step, logs["kl_sequence"])
+        found = {"beta": self._trainer.strength, "kl_mean": self._lead.kl, "beta_next": self._lead.beta}
         logs.update(found)
         state.log_history[-1].update(found)
 
@@ -218,8 +191,7 @@ def rloo(
     signal: Signal,
     credit: Credit | None,
     prompts: Sequence[Prompt],
-    beta: float,
-    target: float | None,
+    lead: Lead,
     tuning: Tuning,
     sampling: Sampling,
     folder: Path,
@@ -227,9 +199,8 @@ def rloo(
 ) -> list[dict[str, float]]:
     """Tune the model in place and return the log, one entry a step. Goes on from a checkpoint if there is one.
 
-    credit: of the parts of rollouts, cut where the signal cuts them; None for none. prompts: those of the signal. beta:
-    of the divergence, in units of the signal. target: the divergence that beta is led to, nats, None to leave beta as
-    it is. Raises UsageError for an option that TRL does not have, or that is not free here.
+    credit: of the parts of rollouts, cut where the signal cuts them; None for none. prompts: those of the signal. lead:
+    of beta, in units of the signal. Raises UsageError for an option that TRL does not have, or that is not free here.
     """
     decoder = model.loosen()
     tokenizer = _padding(copy.deepcopy(model.tokenizer))
@@ -244,7 +215,7 @@ def rloo(
             credit=credit,
             controls=controls,
             reference=copy.deepcopy(decoder).requires_grad_(False).eval(),
-            strength=beta,
+            strength=lead.at(0),
             packed=model.path == "ragged",
             half=half,
             model=decoder,
@@ -256,7 +227,7 @@ def rloo(
             optimizers=optimizers(decoder, tuning, half=half),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.callback_handler.callbacks.insert(0, Leader(trainer, rollouts, learners, beta, target))
+        trainer.callback_handler.callbacks.insert(0, Leader(trainer, rollouts, learners, lead))
         decoder.generate = rollouts
         try:
             trainer.train(resume_from_checkpoint=latest(folder))

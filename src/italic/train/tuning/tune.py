@@ -14,6 +14,7 @@ from italic.core.errors import RecordError, UsageError
 from italic.core.protocols import Reward
 from italic.train.tuning.common import Told, processes
 from italic.train.tuning.credit import Credit, decays, foretold, parts
+from italic.train.tuning.lead import ABOVE, Lead
 from italic.train.tuning.losses import bonbon_loss, qrpo_loss
 from italic.train.tuning.objective import Objective
 from italic.train.tuning.offline import Lesson, offline
@@ -62,11 +63,11 @@ def tune(
     prompts = [r.prompt for r in known]
     told: dict[str, float] = {}
     if tuning.trainer == "rloo":
-        target = objective.kl if objective.lead else None
+        lead = Lead(objective.start / ABOVE, objective.kl if objective.lead else None, tuning.steps)
         credit, told = _credit(model, reward, calibration, objective, tuning)
         cuts = () if credit is None else credit.cuts
         signal = Signal(model, reward, calibration.sampling, prompts, references, objective.worth, cuts)
-        log = rloo(model, signal, credit, prompts, objective.beta, target, tuning, calibration.sampling, folder, watch)
+        log = rloo(model, signal, credit, prompts, lead, tuning, calibration.sampling, folder, watch)
     else:
         lessons = [_lesson(model, r, objective) for r in known]
         few = min(len(lesson.tokens) for lesson in lessons)
