@@ -49,10 +49,11 @@ FEW, MANY = 16, 64
 """Reference responses a prompt to train with. With few, best-of-4's fixed point loses 0.04 of its win rate, and beta of
 the raw reward is not known at so large a divergence."""
 
-KL = 1.43
+KL, LITTLE = 1.43, 0.5
 """Of the rollouts, nats, to which it is led: held-out responses are to have at most log 8 - 7/8 + 0.2 = 1.404. Rollouts
 end at what they are led to, and held-out responses had 0.96 of their divergence in two runs of other lengths."""
-ONLINE = ("--steps", "345", "--prompts-per-step", "16", "--group", "16", "--rate", "1.7e-4", "--rows", "128")
+STEPS = {KL: 345, LITTLE: 120}
+ONLINE = ("--prompts-per-step", "16", "--group", "16", "--rate", "1.7e-4", "--rows", "128")
 OFFLINE = ("--steps", "128", "--prompts-per-step", "16", "--rate", "1.5e-4")
 """One pass over the reference responses."""
 
@@ -60,24 +61,29 @@ OFFLINE = ("--steps", "128", "--prompts-per-step", "16", "--rate", "1.5e-4")
 @dataclass(frozen=True)
 class Configuration:
     """What is typed after `italic train`, the procedures that the model is judged by, how many reference responses to a
-    prompt it learns from, and how many processes share its steps.
+    prompt it learns from, and to which divergence it is led in two processes: None for no rollouts, in one.
     """
 
     words: tuple[str, ...]
     uses: tuple[Use, ...] = (Use(8),)
     references: int = FEW
-    processes: int = 2
+    kl: float | None = None
+
+
+def led(*words: str, kl: float = KL) -> tuple[str, ...]:
+    """What is typed for rollouts that are led to a divergence."""
+    return (*words, "--kl", f"{kl:g}", "--steps", str(STEPS[kl]), *ONLINE)
 
 
 def vbon(seed: int) -> Configuration:
     """Variational best-of-8."""
-    return Configuration(("vbon", "--n", "8", "--kl", f"{KL:g}", "--seed", str(seed), *ONLINE))
+    return Configuration(led("vbon", "--n", "8", "--seed", str(seed)), kl=KL)
 
 
-def infalign(procedure: str, transform: str, *uses: Use) -> Configuration:
-    """Calibrate-and-transform, or the raw reward, at the same divergence."""
-    aim = ("--procedure", procedure, "--transform", transform, "--kl", f"{KL:g}")
-    return Configuration(("infalign", *aim, *ONLINE), uses, MANY)
+def infalign(procedure: str, transform: str, *uses: Use, kl: float = KL) -> Configuration:
+    """Calibrate-and-transform, or the raw reward."""
+    words = led("infalign", "--procedure", procedure, "--transform", transform, kl=kl)
+    return Configuration(words, uses, MANY, kl)
 
 
 BEST, WORST = Use(4), Use(4, worst=True)
@@ -89,12 +95,16 @@ CONFIGURATIONS = {
     "identity": infalign("sample", "identity", Use(8), BEST, WORST),
     "fixed point, best of 4": infalign("best-of-n:n=4", "fixed-point", BEST),
     "fixed point, worst of 4": infalign("worst-of-n:n=4", "fixed-point", WORST),
-    "qrpo": Configuration(("vbon", "--n", "8", "--trainer", "qrpo", "--group", "8", *OFFLINE), processes=1),
-    "bonbon": Configuration(("bonbon", "--n", "8", *OFFLINE), processes=1),
+    "raw reward, 0.5 nats": infalign("sample", "raw", Use(8), BEST, WORST, kl=LITTLE),
+    "identity, 0.5 nats": infalign("sample", "identity", Use(8), BEST, WORST, kl=LITTLE),
+    "fixed point, best of 4, 0.5 nats": infalign("best-of-n:n=4", "fixed-point", BEST, kl=LITTLE),
+    "fixed point, worst of 4, 0.5 nats": infalign("worst-of-n:n=4", "fixed-point", WORST, kl=LITTLE),
+    "qrpo": Configuration(("vbon", "--n", "8", "--trainer", "qrpo", "--group", "8", *OFFLINE)),
+    "bonbon": Configuration(("bonbon", "--n", "8", *OFFLINE)),
 }
 
 
-RIVALS = ("raw reward", "identity")
+RIVALS = ("raw reward", "identity", "raw reward, 0.5 nats", "identity, 0.5 nats")
 """Which know nothing of the procedure that the model is used by."""
 
 
@@ -133,7 +143,7 @@ def tune(name: str) -> float:
         note("calibrate", {"minutes": took, "bfloat16": multiplies_bfloat16()})
     words = ("--calibration", str(known(chosen.references)), "--reward", REWARD, "--out", str(out))
     kind, *rest = chosen.words
-    italic("train", kind, str(PROMPTS), *rest, *words, processes=chosen.processes)
+    italic("train", kind, str(PROMPTS), *rest, *words, processes=1 if chosen.kl is None else 2)
     return float(json.loads((out / "tuning.json").read_text())["report"]["seconds"]) / 60
 
 
@@ -170,15 +180,17 @@ def rewards() -> dict[str, Any]:
 
 
 def leads() -> list[tuple[str, str, str, Interval]]:
-    """By how much each configuration's win rate exceeds its rivals': name, use, rival, difference."""
+    """By how much each configuration's win rate exceeds its rivals' at its divergence: name, use, rival, difference."""
     there = {
         name: [Sampled(Prompt(str(row), ""), np.array(drawn, dtype=float), np.zeros(0)) for row, drawn in enumerate(of)]
         for name, of in rewards().items()
     }
     found = []
     for name in (name for name in CONFIGURATIONS if name in there):
+        ours = CONFIGURATIONS[name]
         for over in (over for over in RIVALS if over in there and over != name):
-            for use in (use for use in CONFIGURATIONS[name].uses if use in CONFIGURATIONS[over].uses):
+            theirs = CONFIGURATIONS[over]
+            for use in (use for use in ours.uses if use in theirs.uses and ours.kl == theirs.kl):
                 ahead = lead(there[name], there[over], there["reference"], use)
                 found.append((name, use.name, over, ahead))
     return found
