@@ -180,19 +180,20 @@ def rewards() -> dict[str, Any]:
 
 
 def leads() -> list[tuple[str, str, str, Interval]]:
-    """By how much each configuration's win rate exceeds its rivals' at its divergence: name, use, rival, difference."""
+    """By how much each configuration's win rate exceeds its rivals' at its divergence, however it was to be used: name,
+    use, rival, difference.
+    """
     there = {
         name: [Sampled(Prompt(str(row), ""), np.array(drawn, dtype=float), np.zeros(0)) for row, drawn in enumerate(of)]
         for name, of in rewards().items()
     }
     found = []
     for name in (name for name in CONFIGURATIONS if name in there):
-        ours = CONFIGURATIONS[name]
         for over in (over for over in RIVALS if over in there and over != name):
-            theirs = CONFIGURATIONS[over]
-            for use in (use for use in ours.uses if use in theirs.uses and ours.kl == theirs.kl):
-                ahead = lead(there[name], there[over], there["reference"], use)
-                found.append((name, use.name, over, ahead))
+            if CONFIGURATIONS[name].kl == CONFIGURATIONS[over].kl:
+                for use in CONFIGURATIONS[over].uses:
+                    ahead = lead(there[name], there[over], there["reference"], use)
+                    found.append((name, use.name, over, ahead))
     return found
 
 
