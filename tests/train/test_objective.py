@@ -56,6 +56,21 @@ def test_training_begins_where_the_divergence_is_small(use) -> None:
     assert mean_tilt(transform.tables(64), aim.start).kl == pytest.approx(EARLY * 1.43)
 
 
+def test_a_steep_transform_is_begun_with_the_quantile() -> None:
+    """At the beta that training begins with, C in its units has the divergence that Phi(C) has."""
+    aim = infalign(fixed_point(best_of_n(4), 1.43), best_of_n(4), 64, 1.43)
+    reference = np.arange(64.0)
+    rewards = np.arange(65) - 0.5
+    begun, half, whole = (aim.worth(rewards, reference, stage) for stage in (0.0, 0.5, 1.0))
+    assert begun == pytest.approx(aim.ease * np.arange(65) / 64)
+    assert whole == pytest.approx(aim.worth(rewards, reference))
+    assert whole == pytest.approx(aim.transform.tables(64))
+    assert half == pytest.approx((begun + whole) / 2)
+    assert mean_tilt(begun, aim.start).kl == pytest.approx(mean_tilt(whole, aim.start).kl, rel=0.02)
+    assert vbon(8, 64, 1.43).worth(rewards, reference, 0.0) == pytest.approx(log().tables(64))
+    assert raw([reference, reference], plain(), 0.5).worth(rewards, reference, 0.0) is rewards
+
+
 def test_a_divergence_to_lead_to() -> None:
     aim = vbon(8, 32, 1.5)
     assert (aim.kl, aim.lead) == (1.5, True)

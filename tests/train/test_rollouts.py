@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,11 @@ from italic.core.prompt import Prompt
 from italic.core.protocols import Scored
 from italic.core.questions import Extend
 from italic.core.sampling import Sampling
-from italic.train.tuning.objective import raw, vbon
+from italic.laws.inference_aware import fixed_point
+from italic.laws.procedures import best_of_n
+from italic.train.tuning.lead import Lead
+from italic.train.tuning.objective import infalign, raw, vbon
+from italic.train.tuning.online import Leader
 from italic.train.tuning.rollouts import Rollouts
 from italic.train.tuning.signal import Signal, finished
 from tiny_decoders import model
@@ -122,6 +128,17 @@ def test_a_rollout_is_worth_what_its_own_prompts_references_say(tiny) -> None:
     assert found == pytest.approx([a[0], b[0], a[1], b[1]])
     assert told["true_reward"] == 3.0
     assert told["quantile"] == pytest.approx((0.5 + 0.75 + 0.5 + 0.75) / 4)
+
+
+def test_a_rollout_is_worth_what_it_is_at_the_stage_of_training(tiny) -> None:
+    aim = infalign(fixed_point(best_of_n(4), 0.3), best_of_n(4), 4, 0.3)
+    ours, rollouts, trainer = signal(tiny, Lengths(), aim), Rollouts(tiny, LAW, Key(0), pad=0), SimpleNamespace()
+    leader, asked = Leader(trainer, rollouts, ours, {}, Lead(0.5, None, 8)), completions(tiny, 3, 5)
+    for step, stage in ((0, 0.0), (1, 0.25), (4, 1.0), (7, 1.0)):
+        leader.on_step_begin(None, SimpleNamespace(global_step=step), None)
+        found = ours(completion_ids=asked, row=[0, 0], log_metric=lambda *_: None)
+        assert found == pytest.approx(aim.worth(np.array([3.0, 5.0]), np.array([0.0, 2.0, 4.0, 6.0]), stage))
+        assert (rollouts.step, trainer.strength) == (step, pytest.approx(0.5 * 8 ** (1 - stage)))
 
 
 def test_beginnings_are_judged_as_if_they_were_responses(tiny) -> None:

@@ -41,23 +41,24 @@ class Lead:
 
     def at(self, done: int) -> float:
         """Beta after so many steps."""
-        return self.beta * ABOVE ** max(0.0, 1 - self._fallen(done)) * math.exp(PULL * self._off(done))
+        return self.beta * ABOVE ** (1 - self.stage(done)) * math.exp(PULL * self._off(done))
 
     def learn(self, done: int, kl: float) -> None:
         """A step was done, the last of so many, whose rollouts had this divergence, nats."""
         self.kl = kl if math.isnan(self.kl) else MEMORY * self.kl + (1 - MEMORY) * kl
         self.beta *= math.exp(GAIN * self._off(done))
 
-    def _fallen(self, done: int) -> float:
-        return done / (DESCENT * self.steps)
+    def stage(self, done: int) -> float:
+        """How far beta has fallen after so many steps, 0 to 1."""
+        return min(1.0, done / (DESCENT * self.steps))
 
     def _off(self, done: int) -> float:
         """How far the divergence is above what it should be, in parts, -1 to 1."""
         if self.target is None or math.isnan(self.kl):
             return 0.0
-        fallen = self._fallen(done)
-        expected = self.target * min(1.0, fallen)
+        stage = self.stage(done)
+        expected = self.target * stage
         off = (self.kl - expected) / max(expected, EARLY * self.target)
-        if fallen < 1 and off < 0:
+        if stage < 1 and off < 0:
             off = min(0.0, off + SLACK) / (1 - SLACK)
         return float(np.clip(off, -1, 1))

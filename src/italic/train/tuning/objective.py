@@ -14,9 +14,9 @@ from italic.core.errors import UsageError
 from italic.laws.best_of_n import kl_bound
 from italic.laws.finite_reference import loss_of_finite
 from italic.laws.finite_tilt import beta_at
-from italic.laws.inference_aware import Transform, log
+from italic.laws.inference_aware import Transform, identity, log
 from italic.laws.procedures import Procedure, plain
-from italic.laws.quantile import counts, own_counts
+from italic.laws.quantile import counts, mid_rank, own_counts
 from italic.train.tuning.lead import ABOVE, EARLY
 
 Array: TypeAlias = NDArray[np.float64]
@@ -35,21 +35,32 @@ LOWEST = -20.0
 class Objective:
     """Maximise E_pi[Phi(C)] - beta KL(pi || p), C being the quantile of the reward.
 
-    transform: Phi, None for the raw reward. start: the beta that training begins with. kl: nats, what the optimum has,
-    or should have. lead: whether beta is led to that while training. procedure: how the model will be used.
+    transform: Phi, None for the raw reward. start: the beta that training begins with. ease: how much C there is beside
+    Phi(C) where training begins, see `worth`. kl: nats, what the optimum has, or should have. lead: whether beta is led
+    to that while training. procedure: how the model will be used.
     """
 
     name: str
     transform: Transform | None
     beta: float
     start: float
+    ease: float
     kl: float
     lead: bool
     procedure: Procedure
 
-    def worth(self, rewards: Array, reference: Array) -> Array:
-        """What rewards, float64 [n], are worth beside the prompt's reference rewards, float64 [K]: float64 [n]."""
-        return rewards if self.transform is None else self.transform.estimate(counts(reference, rewards))
+    def worth(self, rewards: Array, reference: Array, stage: float = 1.0) -> Array:
+        """What rewards, float64 [n], are worth beside the prompt's reference rewards, float64 [K]: float64 [n].
+
+        stage: how far training is from its beginning, 0, to where the objective alone counts, 1. What is to be learned
+        first is which tokens raise the reward at all, and of that the quantile C tells more than a steep Phi, which is
+        the same for most responses. So C gives way to Phi(C) evenly.
+        """
+        if self.transform is None:
+            return rewards
+        seen = counts(reference, rewards)
+        worth = self.transform.estimate(seen)
+        return worth if self.ease == 0 or stage == 1 else stage * worth + (1 - stage) * self.ease * mid_rank(seen)
 
     def own(self, reference: Array) -> Array:
         """What the reference responses themselves are worth, each beside the K - 1 others: float64 [K]."""
@@ -76,9 +87,10 @@ def vbon(n: int, k: int, kl: float | None = None) -> Objective:
     """
     check_best_of(n)
     if kl is not None:
-        return _led(f"vbon:n={n}", log(), plain(), k, kl)
+        beta, start = _betas(log(), k, kl)
+        return Objective(f"vbon:n={n}", log(), beta, start, 0.0, kl, True, plain())
     beta = 1 / (n - 1)
-    return Objective(f"vbon:n={n}", log(), beta, ABOVE * beta, kl_bound(n), False, plain())
+    return Objective(f"vbon:n={n}", log(), beta, ABOVE * beta, 0.0, kl_bound(n), False, plain())
 
 
 def check_best_of(n: int) -> None:
@@ -91,23 +103,25 @@ def infalign(transform: Transform, procedure: Procedure, k: int, kl: float) -> O
     """Calibrate-and-transform RL (2412.19792) at a divergence.
 
     k: reference rewards a prompt. beta is such that the tilt by estimates from so few has this divergence in the mean
-    over prompts: far from that of known quantiles where the transform is steep. Raises UsageError for a divergence that
+    over prompts: far from that of known quantiles where the transform is steep. Training begins with the quantile, in
+    units that have the same divergence by the same beta. Raises UsageError for a divergence that
     k reference rewards cannot show.
     """
-    return _led(f"{transform.name} for {procedure.name}", transform, procedure, k, kl)
+    beta, start = _betas(transform, k, kl)
+    ease = start / _betas(identity(), k, kl)[1]
+    return Objective(f"{transform.name} for {procedure.name}", transform, beta, start, ease, kl, True, procedure)
 
 
-def _led(name: str, transform: Transform, procedure: Procedure, k: int, kl: float) -> Objective:
+def _betas(transform: Transform, k: int, kl: float) -> tuple[float, float]:
+    """Of the optimum and of the beginning."""
     table = transform.tables(k)
     try:
-        beta = beta_at(table, kl)
-        start = beta_at(table, EARLY * kl)
+        return beta_at(table, kl), beta_at(table, EARLY * kl)
     except ValueError as failure:
         raise UsageError(
             f"--kl {kl:g} with {k} reference rewards a prompt: {failure}",
             hint="Give a smaller --kl, or calibrate with more --samples.",
         ) from failure
-    return Objective(name, transform, beta, start, kl, True, procedure)
 
 
 def raw(references: Sequence[Array], procedure: Procedure, kl: float) -> Objective:
@@ -125,7 +139,7 @@ def raw(references: Sequence[Array], procedure: Procedure, kl: float) -> Objecti
             hint=f"Give --kl below {math.log(least) / 2:.2g}, or calibrate with more --samples.",
         )
     beta, start = (_raw_beta(references, nats) for nats in (kl, EARLY * kl))
-    return Objective("raw reward", None, beta, start, kl, True, procedure)
+    return Objective("raw reward", None, beta, start, 0.0, kl, True, procedure)
 
 
 def _raw_beta(references: Sequence[Array], kl: float) -> float:

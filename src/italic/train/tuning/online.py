@@ -149,17 +149,20 @@ class ExactDivergence(trl.RLOOTrainer):
 
 
 class Leader(TrainerCallback, ExportableState):
-    """Tells the rollouts the step and the trainer its beta.
+    """Tells the rollouts the step, the signal its stage and the trainer its beta.
 
     What the lead knows is in the log, step by step, from where a resumed run takes it; what the `learners` know is in
     the checkpoint.
     """
 
-    def __init__(self, trainer: Any, rollouts: Rollouts, learners: Mapping[str, Credit | Controls], lead: Lead) -> None:
+    def __init__(
+        self, trainer: Any, rollouts: Rollouts, signal: Signal, learners: Mapping[str, Credit | Controls], lead: Lead
+    ) -> None:
         self._learners = learners
         self._lead = lead
         self._trainer = trainer
         self._rollouts = rollouts
+        self._signal = signal
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -173,6 +176,7 @@ class Leader(TrainerCallback, ExportableState):
 
     def on_step_begin(self, args: Any, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._rollouts.step = state.global_step
+        self._signal.stage = self._lead.stage(state.global_step)
         self._trainer.strength = self._lead.at(state.global_step)
 
     def on_log(
@@ -227,7 +231,7 @@ def rloo(
             optimizers=optimizers(decoder, tuning, half=half),
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.callback_handler.callbacks.insert(0, Leader(trainer, rollouts, learners, lead))
+        trainer.callback_handler.callbacks.insert(0, Leader(trainer, rollouts, signal, learners, lead))
         decoder.generate = rollouts
         try:
             trainer.train(resume_from_checkpoint=latest(folder))

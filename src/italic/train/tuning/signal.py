@@ -18,18 +18,19 @@ from italic.laws.quantile import counts, mid_rank
 from italic.train.tuning.credit import Rolled
 
 Array: TypeAlias = NDArray[np.float64]
-Worth: TypeAlias = Callable[[Array, Array], Array]
-"""Of rewards [n] and the prompt's reference rewards [K], what they are worth: float64 [n]."""
+Worth: TypeAlias = Callable[[Array, Array, float], Array]
+"""Of rewards [n], the prompt's reference rewards [K] and the stage of training, what they are worth: float64 [n]."""
 
 
 class Signal:
     """A reward function as TRL calls it. prompts, references: one entry a prompt of the calibration.
 
-    worth: float64 [n] of rewards [n] and the prompt's reference rewards [K]. cuts: after how many tokens responses are
-    cut, for `last` to tell what their beginnings would be worth. A missing score gives None, which keeps a rollout out
-    of the step; -inf is worth what `worth` says. Raises RewardError where that is not finite.
+    worth: float64 [n] of rewards [n], the prompt's reference rewards [K] and the stage. cuts: after how many tokens
+    responses are cut, for `last` to tell what their beginnings would be worth. A missing score gives None, which keeps
+    a rollout out of the step; -inf is worth what `worth` says. Raises RewardError where that is not finite.
 
-    last: what came of the responses of the last call, in their order.
+    last: what came of the responses of the last call, in their order. stage: of training, 1 where the objective alone
+    counts (see `objective.Objective.worth`).
     """
 
     __name__ = "signal"
@@ -45,6 +46,7 @@ class Signal:
         cuts: Sequence[int] | NDArray[np.int64] = (),
     ) -> None:
         self.last: Rolled | None = None
+        self.stage = 1.0
         self._cuts = np.asarray(cuts, dtype=np.int64)
         self._model = model
         self._reward = reward
@@ -99,7 +101,7 @@ class Signal:
         """
         here, reference = ~scored.missing, self._references[number]
         rewards = scored.rewards[here]
-        worth = self._worth(rewards, reference)
+        worth = self._worth(rewards, reference, self.stage)
         finite = np.isfinite(worth)
         if whole and not finite.all():
             raise RewardError(
