@@ -71,7 +71,7 @@ def main() -> None:
     places = (np.arange(rewards.shape[1]) + 0.5) / rewards.shape[1]
     raw = np.array([np.interp(QUANTILE, places, row) for row in rewards])
     print("rho^2  nats  procedure      raw  quantile  optimum")
-    for part in (1.0, 0.57):
+    for part in (1.0, 0.57, 0.5):
         given = shown(part)
         for kl in (0.5, 1.0, 1.43):
             prompts = [law @ given for law in led(list(raw @ given.T), kl)]

@@ -108,7 +108,7 @@ def infalign(transform: Transform, procedure: Procedure, k: int, kl: float) -> O
     k reference rewards cannot show.
     """
     beta, start = _betas(transform, k, kl)
-    ease = start / _betas(identity(), k, kl)[1]
+    ease = start / beta_at(identity().tables(k), EARLY * kl)
     return Objective(f"{transform.name} for {procedure.name}", transform, beta, start, ease, kl, True, procedure)
 
 
