@@ -41,7 +41,7 @@ def test_nothing_is_to_be_gained_at_the_reference_without_worth() -> None:
 @pytest.mark.parametrize("transform", [identity(), log(), exponential(5.0)], ids=lambda t: t.name)
 def test_qrpo_is_at_rest_where_the_policy_is_the_tilt(transform) -> None:
     """Of references that stand evenly, each beside the others, the tilt's log-ratios are what the loss asks for."""
-    aim = Objective("", transform, 0.3, 1.0, False, plain())
+    aim = Objective("", transform, beta=0.3, start=0.3, ease=0.0, kl=1.0, lead=False, procedure=plain())
     rewards = np.random.default_rng(0).normal(size=12)
     worth = torch.from_numpy(aim.own(rewards))
     weights = torch.exp(worth / aim.beta)
