@@ -237,14 +237,15 @@ def main() -> None:
         parser.error(f"no configuration {', '.join(sorted(unknown))}; there are {', '.join(CONFIGURATIONS)}")
     if names:
         measure(names)
-    table = {name: found for name, found in read().items() if name in CONFIGURATIONS}
+    measured = read()
+    table = {name: measured[name] for name in CONFIGURATIONS if name in measured}
     for name, found in table.items():
         show(name, found)
     for name, use, over, (mean, low, high) in leads():
         print(f"{name:24s} {use:11s} ahead of {over} by {mean:.3f} ({low:.3f} to {high:.3f})")
     if arguments.plot:
         models = {name: judgement(next(iter(found.values()))) for name, found in table.items()}
-        draw_pareto(models, [tuple(point) for point in read()["curve"]], arguments.plot)
+        draw_pareto(models, [tuple(point) for point in measured["curve"]], arguments.plot)
 
 
 def judgement(found: dict[str, Any]) -> Judgement:

@@ -8,6 +8,10 @@ from pathlib import Path
 from italic.core.errors import RecordError
 from italic.evaluate.tuned import Judgement
 
+COLOURS = [f"C{number}" for number in range(10) if number != 7]
+"""matplotlib's, without the grey of the curve."""
+MARKERS = "s^Dv*XPp"
+
 
 def draw_pareto(found: Mapping[str, Judgement], curve: Sequence[tuple[float, float, int]], path: Path) -> None:
     """Models as points with their intervals, over best-of-n of the reference: above its curve is better than it.
@@ -33,9 +37,11 @@ def draw_pareto(found: Mapping[str, Judgement], curve: Sequence[tuple[float, flo
                 figure_of.mean,
                 xerr=[[one.kl.mean - one.kl.low], [one.kl.high - one.kl.mean]],
                 yerr=[[figure_of.mean - figure_of.low], [figure_of.high - figure_of.mean]],
-                fmt="s",
+                fmt=MARKERS[number % len(MARKERS)],
+                markersize=5,
                 capsize=2,
-                color=f"C{number}",
+                elinewidth=1,
+                color=COLOURS[number % len(COLOURS)],
                 label=name,
             )
     left.set_ylabel("mean reward of one draw")
@@ -43,6 +49,7 @@ def draw_pareto(found: Mapping[str, Judgement], curve: Sequence[tuple[float, flo
     for axes in (left, right):
         axes.set_xlabel("divergence from the reference, nats")
         axes.set_xlim(left=-0.05)
+        axes.margins(y=0.08)
         axes.grid(alpha=0.25)
     right.legend(fontsize=8, loc="lower right")
     figure.suptitle(f"{next(iter(found.values())).prompts} prompts, 95 % intervals", fontsize=10)
