@@ -49,11 +49,11 @@ FEW, MANY = 16, 64
 """Reference responses a prompt to train with. With few, best-of-4's fixed point loses 0.04 of its win rate, and beta of
 the raw reward is not known at so large a divergence."""
 
-KL, LITTLE = 1.43, 0.5
+KL = 1.43
 """Of the rollouts, nats, to which it is led: held-out responses are to have at most log 8 - 7/8 + 0.2 = 1.404. Rollouts
 end at what they are led to, and held-out responses had 0.96 of their divergence in two runs of other lengths."""
-STEPS = {KL: 345, LITTLE: 120}
-ONLINE = ("--prompts-per-step", "16", "--group", "16", "--rate", "1.7e-4", "--rows", "128")
+STEP = ("--prompts-per-step", "16", "--group", "16", "--rate", "1.7e-4", "--rows", "128")
+ONLINE = ("--kl", f"{KL:g}", "--steps", "345", *STEP)
 OFFLINE = ("--steps", "128", "--prompts-per-step", "16", "--rate", "1.5e-4")
 """One pass over the reference responses."""
 
@@ -61,29 +61,23 @@ OFFLINE = ("--steps", "128", "--prompts-per-step", "16", "--rate", "1.5e-4")
 @dataclass(frozen=True)
 class Configuration:
     """What is typed after `italic train`, the procedures that the model is judged by, how many reference responses to a
-    prompt it learns from, and to which divergence it is led in two processes: None for no rollouts, in one.
+    prompt it learns from, and whether by rollouts, led to `KL` in two processes.
     """
 
     words: tuple[str, ...]
     uses: tuple[Use, ...] = (Use(8),)
     references: int = FEW
-    kl: float | None = None
-
-
-def led(*words: str, kl: float = KL) -> tuple[str, ...]:
-    """What is typed for rollouts that are led to a divergence."""
-    return (*words, "--kl", f"{kl:g}", "--steps", str(STEPS[kl]), *ONLINE)
+    online: bool = True
 
 
 def vbon(seed: int) -> Configuration:
     """Variational best-of-8."""
-    return Configuration(led("vbon", "--n", "8", "--seed", str(seed)), kl=KL)
+    return Configuration(("vbon", "--n", "8", "--seed", str(seed), *ONLINE))
 
 
-def infalign(procedure: str, transform: str, *uses: Use, kl: float = KL) -> Configuration:
+def infalign(procedure: str, transform: str, *uses: Use) -> Configuration:
     """Calibrate-and-transform, or the raw reward."""
-    words = led("infalign", "--procedure", procedure, "--transform", transform, kl=kl)
-    return Configuration(words, uses, MANY, kl)
+    return Configuration(("infalign", "--procedure", procedure, "--transform", transform, *ONLINE), uses, MANY)
 
 
 BEST, WORST = Use(4), Use(4, worst=True)
@@ -95,16 +89,12 @@ CONFIGURATIONS = {
     "identity": infalign("sample", "identity", Use(8), BEST, WORST),
     "fixed point, best of 4": infalign("best-of-n:n=4", "fixed-point", BEST),
     "fixed point, worst of 4": infalign("worst-of-n:n=4", "fixed-point", WORST),
-    "raw reward, 0.5 nats": infalign("sample", "raw", Use(8), BEST, WORST, kl=LITTLE),
-    "identity, 0.5 nats": infalign("sample", "identity", Use(8), BEST, WORST, kl=LITTLE),
-    "fixed point, best of 4, 0.5 nats": infalign("best-of-n:n=4", "fixed-point", BEST, kl=LITTLE),
-    "fixed point, worst of 4, 0.5 nats": infalign("worst-of-n:n=4", "fixed-point", WORST, kl=LITTLE),
-    "qrpo": Configuration(("vbon", "--n", "8", "--trainer", "qrpo", "--group", "8", *OFFLINE)),
-    "bonbon": Configuration(("bonbon", "--n", "8", *OFFLINE)),
+    "qrpo": Configuration(("vbon", "--n", "8", "--trainer", "qrpo", "--group", "8", *OFFLINE), online=False),
+    "bonbon": Configuration(("bonbon", "--n", "8", *OFFLINE), online=False),
 }
 
 
-RIVALS = ("raw reward", "identity", "raw reward, 0.5 nats", "identity, 0.5 nats")
+RIVALS = ("raw reward", "identity")
 """Which know nothing of the procedure that the model is used by."""
 
 
@@ -143,7 +133,7 @@ def tune(name: str) -> float:
         note("calibrate", {"minutes": took, "bfloat16": multiplies_bfloat16()})
     words = ("--calibration", str(known(chosen.references)), "--reward", REWARD, "--out", str(out))
     kind, *rest = chosen.words
-    italic("train", kind, str(PROMPTS), *rest, *words, processes=1 if chosen.kl is None else 2)
+    italic("train", kind, str(PROMPTS), *rest, *words, processes=2 if chosen.online else 1)
     return float(json.loads((out / "tuning.json").read_text())["report"]["seconds"]) / 60
 
 
@@ -180,7 +170,7 @@ def rewards() -> dict[str, Any]:
 
 
 def leads() -> list[tuple[str, str, str, Interval]]:
-    """By how much each configuration's win rate exceeds its rivals' at its divergence, however it was to be used: name,
+    """By how much the win rate of each one led to the divergence exceeds its rivals', however it was to be used: name,
     use, rival, difference.
     """
     there = {
@@ -188,12 +178,11 @@ def leads() -> list[tuple[str, str, str, Interval]]:
         for name, of in rewards().items()
     }
     found = []
-    for name in (name for name in CONFIGURATIONS if name in there):
+    for name in (name for name, one in CONFIGURATIONS.items() if one.online and name in there):
         for over in (over for over in RIVALS if over in there and over != name):
-            if CONFIGURATIONS[name].kl == CONFIGURATIONS[over].kl:
-                for use in CONFIGURATIONS[over].uses:
-                    ahead = lead(there[name], there[over], there["reference"], use)
-                    found.append((name, use.name, over, ahead))
+            for use in CONFIGURATIONS[over].uses:
+                ahead = lead(there[name], there[over], there["reference"], use)
+                found.append((name, use.name, over, ahead))
     return found
 
 
