@@ -21,7 +21,7 @@ EARLY = 0.16
 smaller divergence are not looked at."""
 SLACK = 0.5
 """How far, in parts, the divergence may be below what is expected while beta falls."""
-GAIN, PULL = 0.06, 1.5
+GAIN, PULL = 0.06, 1.0
 """How much log beta moves in a step, for a divergence off by its own size; and how much it is off beside that."""
 MEMORY = 0.9
 """Of the running mean of the divergence."""
