@@ -52,8 +52,10 @@ the raw reward is not known at so large a divergence."""
 KL = 1.43
 """Of the rollouts, nats, to which it is led: held-out responses are to have at most log 8 - 7/8 + 0.2 = 1.404. Rollouts
 end at what they are led to, and held-out responses had 0.96 of their divergence in two runs of other lengths."""
-STEP = ("--prompts-per-step", "16", "--group", "16", "--rate", "1.7e-4", "--rows", "128")
-ONLINE = ("--kl", f"{KL:g}", "--steps", "345", *STEP)
+ONLINE = (
+    *("--kl", f"{KL:g}", "--steps", "345", "--rows", "128"),
+    *("--prompts-per-step", "16", "--group", "16", "--rate", "1.7e-4"),
+)
 OFFLINE = ("--steps", "128", "--prompts-per-step", "16", "--rate", "1.5e-4")
 """One pass over the reference responses."""
 
